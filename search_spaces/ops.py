@@ -4,6 +4,7 @@ An op is a frozen dataclass with a literal `op` tag and a method `plan`, which l
 layers; cost model, module builder and JSON follow from that. Add it to `Op` at the end.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -72,8 +73,8 @@ class MBConv(_Convolutional):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.expansion < 1:
-            raise ValueError(f"`expansion >= 1` must hold; got {self}.")
+        if not 1 <= self.expansion < math.inf:
+            raise ValueError(f"`1 <= expansion < inf` must hold; got {self}.")
 
     @property
     def label(self) -> str:

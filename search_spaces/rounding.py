@@ -7,14 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
-# A product such as 1.1 * 10 is 11.000000000000002 in binary floats; its ceiling must be 11.
+# In binary floats 1.1 * 10 is 11.000000000000002, whose ceiling must be 11, and 400 * 1.15 is
+# 459.99999999999994, which must round as 460.
 _FLOAT_GUARD = 1e-9
 
 
 def round_width(width: float, divisor: int = 8) -> int:
     """The multiple of `divisor` nearest to `width`, never below 90 % of it nor below `divisor`."""
-    rounded = max(divisor, int(width + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * width else rounded + divisor
+    rounded = max(divisor, int(width + divisor / 2 + _FLOAT_GUARD) // divisor * divisor)
+    return rounded if rounded >= 0.9 * width - _FLOAT_GUARD else rounded + divisor
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,194 @@
+"""Images between storage and network: resized once, batched, augmented, normalised.
+
+Every draw comes from a seed that the caller passes, and depends on seed, epoch and image alone: a
+resumed training sees the same images, with any number of loader processes. Images stay uint8
+until `normalise`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from nas.data import Split
+from nas.recipe import Recipe
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""ImageNet's, for values in [0, 1]; what published weights expect. A batch norm follows the first
+convolution, so other data lose nothing by them."""
+
+_CHUNK = 1024
+
+
+def derive_seed(*entropy: int) -> int:
+    """A seed of 32 bits that any change of the given non-negative numbers changes."""
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def at_resolution(split: Split, resolution: int) -> Split:
+    """The split with square images of `resolution` pixels; the same object if it has them already.
+
+    Bicubic with antialiasing, once for the whole split, so that epochs pay nothing for it.
+    """
+    if split.images.shape[2:] == (resolution, resolution):
+        return split
+    resized = np.empty((*split.images.shape[:2], resolution, resolution), np.uint8)
+    for start in range(0, len(split), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        resized[part] = v2.functional.resize(
+            torch.from_numpy(split.images[part].copy()),
+            [resolution, resolution],
+            interpolation=v2.InterpolationMode.BICUBIC,
+            antialias=True,
+        ).numpy()
+    return replace(split, images=resized)
+
+
+def normalise(
+    images: Tensor,
+    device: torch.device,
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+) -> Tensor:
+    """Map uint8 ``(N, 3, H, W)`` to (x / 255 - mean) / std, fp32, channels-last, on `device`."""
+    # One multiplication and one addition: (x / 255 - mean) / std = x * scale + shift.
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    pixels = images.to(device, non_blocking=True).to(
+        torch.float32, memory_format=torch.channels_last
+    )
+    return pixels.mul_(scale).add_(shift[:, None, None])
+
+
+def shift_and_flip(images: Tensor, *, flip: bool, generator: torch.Generator) -> Tensor:
+    """Shift every image by its own whole number of pixels, up to 1/8, and mirror half of them.
+
+    The border is reflected. torchvision's v2 transforms draw one crop for a whole batch, and image
+    by image they cost as much as a small network's step; hence this one.
+
+    Args:
+        images: ``(N, C, S, S)`` of any dtype, on any device.
+        flip: Whether to mirror at all.
+        generator: On the CPU.
+    """
+    count, channels, side, _ = images.shape
+    reach = max(1, side // 8) if side > 1 else 0
+    offsets = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator)
+    pixels = torch.arange(side)
+    last = side - 1
+    # Reflection without repeating the border: -1 -> 1, side -> side - 2.
+    rows, columns = last - (last - (pixels + offsets).abs()).abs()
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    index = (
+        torch.arange(count)[:, None, None, None],
+        torch.arange(channels)[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    )
+    return images[tuple(part.to(images.device) for part in index)]
+
+
+def per_image(recipe: Recipe, resolution: int) -> v2.Transform:
+    """The torchvision transforms of one uint8 image ``(C, H, W)``."""
+    steps: list[torch.nn.Module] = [
+        v2.RandomResizedCrop(
+            resolution,
+            scale=(recipe.min_crop_area, 1.0),
+            interpolation=v2.InterpolationMode.BICUBIC,
+            antialias=True,
+        )
+    ]
+    if recipe.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if recipe.augment == "trivial":
+        steps.append(v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR))
+    elif recipe.augment == "randaugment":
+        steps.append(v2.RandAugment(interpolation=v2.InterpolationMode.BILINEAR))
+    if recipe.erasing:
+        steps.append(v2.RandomErasing(recipe.erasing))
+    return v2.Compose(steps)
+
+
+class Batches:
+    """Augmented uint8 training batches, in an order of their own for every epoch."""
+
+    def __init__(
+        self,
+        split: Split,
+        recipe: Recipe,
+        *,
+        resolution: int,
+        seed: int,
+        device: torch.device,
+        workers: int = 0,
+    ) -> None:
+        """Take a split whose images have `resolution` already.
+
+        Args:
+            split: The images to train on.
+            recipe: Says how they are batched and augmented.
+            resolution: Side of the batches' images, in pixels.
+            seed: Together with the epoch, all that the draws depend on.
+            device: Where whole batches are augmented.
+            workers: Processes that augment where each image has its own transforms; 0: none.
+        """
+        self._split, self._recipe, self._seed, self._device = split, recipe, seed, device
+        self._batch, self._steps = recipe.batch(len(split)), recipe.steps(len(split))
+        self._loader: DataLoader[tuple[Tensor, Tensor]] | None = None
+        self._plan: list[list[tuple[int, int]]] = []
+        if recipe.augment not in ("none", "flip-crop"):
+            self._loader = DataLoader(
+                _Augmented(split, per_image(recipe, resolution), seed),
+                batch_sampler=self._plan,
+                collate_fn=_as_they_are,
+                num_workers=workers,
+                generator=torch.Generator(),  # or it would draw from the global one
+            )
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pairs of images ``(B, C, R, R)``, uint8, and labels ``(B,)``, int64."""
+        rng = np.random.default_rng([self._seed, epoch])
+        order = rng.permutation(len(self._split))[: self._steps * self._batch]
+        batches = order.reshape(self._steps, self._batch)
+        if self._loader is None:
+            yield from self._whole_batches(batches, derive_seed(self._seed, epoch))
+        else:
+            self._plan[:] = [[(epoch, int(i)) for i in batch] for batch in batches]
+            yield from self._loader
+
+    def _whole_batches(self, batches: np.ndarray, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        for batch in batches:
+            # Indexing copies, so that read-only arrays (Ray shares them so) are never wrapped.
+            images = torch.from_numpy(self._split.images[batch]).to(self._device)
+            if self._recipe.augment == "flip-crop":
+                images = shift_and_flip(images, flip=self._recipe.flip, generator=generator)
+            yield images, torch.from_numpy(self._split.labels[batch])
+
+
+class _Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """Batches by their (epoch, index) keys; a key's draws depend on it and the seed alone."""
+
+    def __init__(self, split: Split, transform: v2.Transform, seed: int) -> None:
+        self._split, self._transform, self._seed = split, transform, seed
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            images = torch.stack([self._image(*key) for key in keys])
+        return images, torch.from_numpy(self._split.labels[[index for _, index in keys]])
+
+    def _image(self, epoch: int, index: int) -> Tensor:
+        torch.manual_seed(derive_seed(self._seed, epoch, index))
+        return self._transform(torch.from_numpy(self._split.images[index].copy()))
+
+
+def _as_they_are(batch: Any) -> Any:
+    return batch

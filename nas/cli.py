@@ -1,0 +1,151 @@
+"""What every command shares: flags from a dataclass, numbers such as `400M`, errors in one line."""
+
+import math
+import os
+import re
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import tyro
+
+_SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+
+Settings = TypeVar("Settings")
+
+
+class UserError(ValueError):
+    """Something the user can put right; shown in one line, without a traceback."""
+
+
+def parse_number(text: str) -> float:
+    """`400M`, `1.2G`, `0.4e9` or `400000000` as a float.
+
+    Raises:
+        ValueError: The text is no finite number with an optional suffix K, M, G, B or T.
+    """
+    match = re.fullmatch(r"\s*([+-]?[\d_.]+(?:[eE][+-]?\d+)?)\s*([KMGBT]?)\s*", text, re.IGNORECASE)
+    try:
+        value = float(match[1]) * _SUFFIXES[match[2].upper()] if match else math.nan
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a number such as 400M, 1.2G or 4e8")
+    return value
+
+
+def format_number(value: float) -> str:
+    """A large number as people write it: `385.8M`."""
+    for suffix, scale in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.4g}{suffix}"
+    return f"{value:.4g}"
+
+
+def format_duration(seconds: float) -> str:
+    """`0:42`, `12:05` or `3:10:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+_NUMBER: Any = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="NUMBER",
+    instance_from_str=lambda args: parse_number(args[0]),
+    is_instance=lambda value: value is None or isinstance(value, int | float),
+    str_from_instance=lambda value: ["none" if value is None else format_number(value)],
+)
+Number = Annotated[float, _NUMBER]
+"""A float flag that accepts `400M` and `1.2G`."""
+OptionalNumber = Annotated[float | None, _NUMBER]
+"""The same, where leaving the flag out means None."""
+
+
+def main(
+    run: Callable[[Settings], int],
+    settings: type[Settings],
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+) -> int:
+    """Parse `argv` into `settings` and run; the exit status.
+
+    A `ValueError` of ours is printed in one line (status 2). Ctrl-C and SIGTERM unwind the run,
+    so that it can save and say how to go on (status 130 and 143); a second one ends it at once.
+    """
+    args = sys.argv[1:] if argv is None else list(argv)
+    parsed = tyro.cli(settings, args=args, prog=prog, description=description)
+    with _Interruptible() as interruption:
+        try:
+            return run(parsed)
+        except KeyboardInterrupt:
+            return interruption.status
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+
+class _Interruptible:
+    """Turns SIGINT and SIGTERM into one KeyboardInterrupt; the second signal exits at once."""
+
+    def __init__(self) -> None:
+        self.status = 130
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interruptible":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not in the main thread: the caller owns the signals
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> NoReturn:
+        self.status = 128 + number
+        signal.signal(number, lambda number, _: os._exit(128 + number))
+        raise KeyboardInterrupt
+
+
+def command_line(module: str, settings: Any) -> str:
+    """The command that gives these settings; flags at their defaults are left out."""
+    words = ["python", "-m", module]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        flag = "--" + field.name.replace("_", "-")
+        if value == field.default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [flag, *(f"{v:.12g}" if isinstance(v, float) else str(v) for v in values)]
+    return shlex.join(words)
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file that is either there whole or not at all (temporary file, fsync, rename)."""
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,49 @@
+"""What a run prints: one line a trial with the best so far and the time left."""
+
+import math
+import time
+
+from nas.cli import format_duration, format_number
+from nas.study import Result, Study
+
+
+class TrialLines:
+    """Prints a line for every trial of a study that ends.
+
+    Args:
+        label: What the value is called, `reward` or `accuracy`.
+        workers: Trials at a time, for the time left.
+    """
+
+    def __init__(self, label: str, workers: int) -> None:
+        self._label, self._workers = label, workers
+        self._start = time.monotonic()
+        self._best, self._finished, self._failed = -math.inf, 0, 0
+        self._total = 0
+
+    def follow(self, study: Study) -> None:
+        """Take over where `study` stands."""
+        self._total = study.num_trials - study.num_finished
+        self._best = study.best.value if study.best else -math.inf
+        self._failed = study.num_finished - len(list(study.completed))
+
+    def __call__(self, result: Result) -> None:
+        self._finished += 1
+        elapsed = time.monotonic() - self._start
+        left = format_duration(elapsed / self._finished * (self._total - self._finished))
+        number = f"#{result.job.number}".rjust(5)
+        if result.value is None:
+            self._failed += 1
+            reason = result.outcome.reason
+            words = (result.outcome.detail.strip().splitlines() or [""])[-1]
+            print(f"{number}  FAILED {reason}: {words[:100]} ({self._failed} so far)", flush=True)
+            return
+        best = result.value > self._best
+        self._best = max(self._best, result.value)
+        accuracy = f"acc {result.outcome.accuracy:.3f}"
+        value = f"  {self._label} {result.value:.4f}" if self._label != "accuracy" else ""
+        cost = f"{format_number(result.macs):>7}"
+        note = f" (= {result.outcome.reused_from})" if result.outcome.reused_from else ""
+        mark = "  * best" if best else ""
+        seconds = f"{result.outcome.seconds:.1f} s"
+        print(f"{number}  {accuracy}  {cost}{value}  {seconds}{note}  eta {left}{mark}", flush=True)

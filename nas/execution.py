@@ -1,0 +1,273 @@
+"""Runs the jobs of a study, in the process or on Ray Tune; the one place that knows Ray."""
+
+import logging
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.cli import UserError
+from nas.evaluate import Evaluator, Outcome, measure
+from nas.study import Job, Study
+from search_spaces.architecture import Architecture
+
+CHEAP_SECONDS = 0.1
+"""An evaluator faster than this gains nothing from workers and stays in the process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Where jobs run."""
+
+    count: int = 1
+    """Jobs at a time."""
+    gpus_per_trial: float = 0.0
+    """GPUs of each job; fractions share one."""
+    ray_address: str | None = None
+    """An existing cluster, as `ray.init(address=...)` takes it; None: this machine."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"`--workers` must be at least 1, but got {self.count}.")
+        if self.gpus_per_trial < 0 or (self.gpus_per_trial > 1 and self.gpus_per_trial % 1):
+            raise UserError(
+                "`--gpus-per-trial` must be a whole number, or a fraction below 1 to share a "
+                f"GPU; got {self.gpus_per_trial:g}."
+            )
+
+    @property
+    def in_process(self) -> bool:
+        return self.count == 1 and self.ray_address is None
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of each job.
+
+        Workers share the machine's cores. A single job in the process takes one thread: a small
+        network gains 15 % from a second, and loses a factor of 60 if another process wants that
+        core (measured on two cores at 32 px, 5 M multiply-adds).
+        """
+        return 1 if self.in_process else max(1, num_cores() // self.count)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool = False) -> None:
+    """Run jobs until the study has none left.
+
+    Args:
+        study: Asked and told.
+        evaluator: Called as in `nas.evaluate`; with several workers it is shipped to each once.
+        workers: How many jobs run at a time, and with what.
+        probe: Whether the first job runs in the process, to see if the evaluator is so cheap
+            that the others should too.
+
+    Raises:
+        UserError: The resources are not there, or too many trials fail.
+        KeyboardInterrupt: After the running jobs were marked as interrupted.
+    """
+    try:
+        if workers.in_process or (probe and _probe(study, evaluator, workers)):
+            _execute_in_process(study, evaluator, workers)
+        elif study.num_finished < study.num_trials:
+            _execute_on_ray(study, evaluator, workers)
+    except BaseException:
+        study.interrupt()
+        raise
+
+
+def _probe(study: Study, evaluator: Evaluator, workers: Workers) -> bool:
+    if workers.gpus_per_trial > 0 or (job := study.ask()) is None:
+        return False
+    outcome = _run_job(study, job, evaluator)
+    return outcome.seconds < CHEAP_SECONDS
+
+
+def _execute_in_process(study: Study, evaluator: Evaluator, workers: Workers) -> None:
+    limit_threads(workers.threads)
+    while (job := study.ask()) is not None:
+        _run_job(study, job, evaluator)
+
+
+def _run_job(study: Study, job: Job, evaluator: Evaluator) -> Outcome:
+    proposal = job.proposal
+    outcome = measure(evaluator, proposal.architecture, epochs=proposal.epochs, seed=proposal.seed)
+    study.tell(job, outcome)
+    return outcome
+
+
+def limit_threads(threads: int) -> None:
+    """Give this process `threads` CPU threads: oversubscribed cores are ten times slower."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
+
+
+def _execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
+    # Ctrl-C must reach us: Tune's own handler makes `fit` return as if the search were complete.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # no GPU asked, no GPU seen
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other output engine ignores `verbose=0`
+    from ray import tune
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in our record
+    with _ray(workers) as storage:
+        resources = {"cpu": workers.threads, "gpu": workers.gpus_per_trial}
+        trainable = tune.with_parameters(_trainable(), evaluator=evaluator, threads=workers.threads)
+        searcher, callback = _bridge(study)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=workers.count,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(storage),
+                verbose=0,
+                callbacks=[callback],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+    if study.num_running:
+        raise RuntimeError("Ray Tune returned while jobs were running.")
+
+
+class _ray:
+    """A Ray session of our own, or one on the cluster that the user named; never another."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-tune-", ignore_cleanup_errors=True)
+
+    def __enter__(self) -> Path:
+        import ray
+
+        workers = self._workers
+        local: dict[str, Any] = {"address": "local", "num_cpus": workers.count * workers.threads}
+        where = local if workers.ray_address is None else {"address": workers.ray_address}
+        ray.init(
+            **where,
+            include_dashboard=False if workers.ray_address is None else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths())}},
+        )
+        try:
+            self._check(ray.cluster_resources())
+        except BaseException:
+            ray.shutdown()
+            raise
+        return Path(self._folder.name)
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
+        self._folder.cleanup()
+
+    def _check(self, resources: dict[str, float]) -> None:
+        """Ray waits without a word for a resource that nobody has; we do not."""
+        gpus = resources.get("GPU", 0)
+        if self._workers.gpus_per_trial > gpus:
+            raise UserError(
+                f"`--gpus-per-trial {self._workers.gpus_per_trial:g}` is more than the "
+                f"{gpus:g} GPUs that Ray sees. Lower it, or start Ray where the GPUs are."
+            )
+        if self._workers.threads > resources.get("CPU", 0):
+            raise UserError(
+                f"A trial asks for {self._workers.threads} CPUs, but Ray has "
+                f"{resources.get('CPU', 0):g}."
+            )
+
+
+def _import_paths() -> list[str]:
+    """Where this process imports from, for the user's evaluator in a worker."""
+    paths = [str(Path(path or ".").resolve()) for path in ("", *sys.path)]
+    return [path for path in dict.fromkeys(paths) if Path(path).is_dir()]
+
+
+def _trainable() -> Any:
+    from ray import tune
+
+    class Worker(tune.Trainable):
+        """Measures one network a trial; the process stays warm between trials."""
+
+        def setup(self, config: dict[str, Any], evaluator: Any = None, threads: int = 1) -> None:
+            limit_threads(threads)
+            self._evaluator, self._threads = evaluator, threads
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.config = new_config
+            return True
+
+        def step(self) -> dict[str, Any]:
+            import torch
+
+            torch.set_num_threads(self._threads)
+            architecture = Architecture.from_json(self.config["architecture"])
+            outcome = measure(
+                self._evaluator,
+                architecture,
+                epochs=self.config["epochs"],
+                seed=self.config["seed"],
+            )
+            return {"outcome": outcome, "done": True}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            return None
+
+    return Worker
+
+
+def _bridge(study: Study) -> tuple[Any, Any]:
+    """A Tune searcher and callback that ask and tell our study, which keeps the record itself."""
+    from ray.tune import Callback
+    from ray.tune.search import Searcher
+
+    jobs: dict[str, Job] = {}
+
+    class StudySearcher(Searcher):
+        def suggest(self, trial_id: str) -> Any:
+            if (job := study.ask()) is None:
+                # A lost job may come back, so the end is only when nothing runs any more.
+                return None if study.num_running else Searcher.FINISHED
+            jobs[trial_id] = job
+            return {
+                "architecture": job.proposal.architecture.to_json(),
+                "epochs": job.proposal.epochs,
+                "seed": job.proposal.seed,
+            }
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            if not error and result is not None:
+                study.tell(jobs.pop(trial_id), result["outcome"])
+
+        def save(self, checkpoint_path: str) -> None:
+            """Tune's own checkpoint has nothing to keep: the study is on disk."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            raise NotImplementedError("A study resumes from its record, not through Ray Tune.")
+
+        def __deepcopy__(self, _: Any) -> "StudySearcher":
+            return self
+
+        def __reduce__(self) -> Any:
+            return str, ()  # Tune pickles its searcher for a restore that we do not use
+
+    class WorkerLoss(Callback):
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            detail = f"The worker process died: {trial.get_error()}"
+            study.tell(jobs.pop(trial.trial_id), Outcome(reason="worker-lost", detail=detail))
+
+    return StudySearcher(), WorkerLoss()

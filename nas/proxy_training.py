@@ -1,0 +1,117 @@
+"""The evaluator that trains: a short training of each candidate on the user's own images."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from nas.augment import at_resolution
+from nas.data import ImageData, Split
+from nas.recipe import Recipe
+from nas.training import accuracy, build_network, choose_device, fit, seconds_per_image
+from search_spaces.architecture import Architecture
+
+_KEPT = 2
+"""Resolutions whose resized images are kept; a search has one, a grid a few in turn."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyTraining:
+    """Accuracy on the held-out part of the training images after a short training on the rest.
+
+    A plain value that Ray can ship once; resized images are not shipped. The number of threads is
+    the caller's business.
+    """
+
+    data: ImageData
+    """From `load_for_search`: it has `search_validation`."""
+    batch_size: int = 128
+    """Images a step at most; see `Recipe.min_steps`."""
+    learning_rate: float = 0.4
+    """Peak rate for 256 images."""
+    flip: bool | None = None
+    """Whether images may be mirrored; None: all but those of `digits`."""
+    device: str = "auto"
+    """`auto` (CUDA where this process sees one), `cpu` or `cuda`."""
+    _resized: dict[int, tuple[Split, Split]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.data.search_validation is None:
+            raise ValueError(
+                f"{self.data.name} was loaded without a search-validation split. "
+                "Load it with `nas.data.load_for_search`."
+            )
+
+    def __call__(self, architecture: Architecture, *, epochs: int, seed: int) -> float:
+        """Train from `seed` for `epochs`; the accuracy, in [0, 1].
+
+        Raises:
+            DivergedError: The loss, or a logit, is no finite number.
+            torch.OutOfMemoryError: On a GPU, with half the batch too.
+        """
+
+        def measure(batch_size: int) -> float:
+            train, validation = self._splits(architecture.resolution)
+            device = choose_device(self.device)
+            recipe = self.recipe(epochs, batch_size=batch_size)
+            network = build_network(architecture, seed)
+            trained = fit(network, train, recipe, seed=seed, device=device)
+            resolution = architecture.resolution
+            return accuracy(trained, validation, resolution=resolution, device=device)
+
+        return halve_if_out_of_memory(measure, self.recipe(epochs).batch(len(self.data.train)))
+
+    def recipe(self, epochs: int, *, batch_size: int | None = None) -> Recipe:
+        """The recipe of a trial, `Recipe.proxy` with this evaluator's settings."""
+        return Recipe.proxy(
+            epochs,
+            batch_size=batch_size or self.batch_size,
+            learning_rate=self.learning_rate,
+            flip=mirrors(self.data) if self.flip is None else self.flip,
+        )
+
+    def seconds_per_image(self, architecture: Architecture) -> float:
+        """Measured seconds of training one image once, for estimates; takes a few steps."""
+        return seconds_per_image(
+            architecture, self.data.train, self.recipe(1), device=choose_device(self.device)
+        )
+
+    def _splits(self, resolution: int) -> tuple[Split, Split]:
+        """Training and search-validation images at `resolution`."""
+        if resolution not in self._resized:
+            assert self.data.search_validation is not None
+            while len(self._resized) >= _KEPT:
+                del self._resized[next(iter(self._resized))]
+            self._resized[resolution] = (
+                at_resolution(self.data.train, resolution),
+                at_resolution(self.data.search_validation, resolution),
+            )
+        # Last used, last dropped.
+        self._resized[resolution] = self._resized.pop(resolution)
+        return self._resized[resolution]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_resized": {}}
+
+
+def mirrors(data: ImageData) -> bool:
+    """Whether mirrored images are still of their class, as far as the data's name tells."""
+    return data.name != "digits"
+
+
+def halve_if_out_of_memory(measure: Callable[[int], float], batch_size: int) -> float:
+    """``measure(batch_size)``; if a GPU's memory does not suffice, once more with half of it."""
+    try:
+        return measure(batch_size)
+    except torch.OutOfMemoryError:
+        half = max(2, batch_size // 2)
+        _logger.warning("out of GPU memory with %d images a step; trying %d", batch_size, half)
+    # Outside of `except`, whose traceback would keep the failed training's tensors alive.
+    torch.cuda.empty_cache()
+    return measure(half)

@@ -1,0 +1,217 @@
+"""The durable record of a run: one folder, one lock, one SQLite file of Optuna studies."""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.cli import UserError, atomic_write
+from nas.evaluate import Outcome
+
+FORMAT = 1
+"""Version of the run folder."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class RunFolder:
+    """A folder that one process at a time works in, bound to one set of conditions.
+
+    Use as a context manager; the lock goes with the process, however it ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> "RunFolder":
+        """Lock the folder.
+
+        Raises:
+            UserError: It cannot be written, or another process holds it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(f"`--run-dir {self.path}` cannot be written: {error}.") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            raise UserError(
+                f"{self.path} is in use by process {self._lock.read().strip()}. "
+                "Wait for it, stop it, or choose another --run-dir."
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    @property
+    def database(self) -> Path:
+        return self.path / "study.db"
+
+    def bind(self, conditions: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+        """Write, or compare with, the conditions that make trials comparable.
+
+        Args:
+            conditions: What must not change between starts (space, target, data, ...).
+            settings: The rest of the command, kept for the reader.
+
+        Returns:
+            Whether the folder held a run already.
+
+        Raises:
+            UserError: The folder was started under other conditions; the message names them.
+        """
+        file = self.path / "config.json"
+        new = json.loads(json.dumps({"format": FORMAT, **conditions}))
+        resumed = file.exists()
+        if resumed:
+            try:
+                old = json.loads(file.read_text(encoding="utf-8"))["conditions"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{file} is not readable ({error}); choose another --run-dir."
+                ) from error
+            differences = [
+                f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+                for key in dict.fromkeys([*old, *new])
+                if old.get(key) != new.get(key)
+            ]
+            if differences:
+                raise UserError(
+                    f"{self.path} was started with other conditions: {'; '.join(differences)}. "
+                    "Its trials would not compare. Restore them, or choose a new --run-dir."
+                )
+        content = {"conditions": new, "settings": dict(settings)}
+        atomic_write(file, json.dumps(content, indent=2, default=str) + "\n")
+        return resumed
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """Write a file of the folder, whole or not at all."""
+        path = self.path / name
+        atomic_write(path, content)
+        return path
+
+
+class Record:
+    """The trials of one Optuna study in SQLite (WAL).
+
+    A trial is written when it starts and again when it ends. Its parameters go in as one insert:
+    one at a time, as `Trial.suggest_*` and templates do, 42 choices cost 40 ms. What is on disk
+    is an ordinary study that `optuna.load_study` and optuna-dashboard read.
+    """
+
+    def __init__(self, database: Path, name: str) -> None:
+        self.name = name
+        self._storage = _open_storage(database)
+        try:
+            self._study_id = self._storage.get_study_id_from_name(name)
+        except KeyError:
+            self._study_id = self._storage.create_new_study([StudyDirection.MAXIMIZE], name)
+        self._params = sqlalchemy.Table(
+            "trial_params", sqlalchemy.MetaData(), autoload_with=self._storage.engine
+        )
+
+    @classmethod
+    def open(cls, database: Path, name: str) -> "Record | None":
+        """The study if the database holds it."""
+        if not database.exists():
+            return None
+        return next((record for record in all_records(database) if record.name == name), None)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number."""
+        return self._storage.get_all_trials(self._study_id, deepcopy=False)
+
+    def begin(
+        self,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> tuple[int, int]:
+        """Write a RUNNING trial; its id in the storage and its number.
+
+        The choices are written twice, as the attribute `choices` that comes with the trial in one
+        transaction, and as the parameters that other readers of the study look for.
+        """
+        template = FrozenTrial(
+            number=-1,
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=datetime.now(),
+            datetime_complete=None,
+            params={},
+            distributions={},
+            user_attrs={**attributes, "choices": dict(params)},
+            system_attrs={},
+            intermediate_values={},
+            trial_id=-1,
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template)
+        rows = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(distributions[name]),
+            }
+            for name, value in params.items()
+        ]
+        if rows:
+            with self._storage.engine.begin() as connection:
+                connection.execute(self._params.insert(), rows)
+        return trial_id, self._storage.get_trial_number_from_id(trial_id)
+
+    def end(self, trial_id: int, value: float | None, outcome: Outcome) -> None:
+        """Write how a trial ended: COMPLETE with its value, FAIL without one."""
+        self._storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome))
+        if value is None:
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        else:
+            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+
+    def close(self) -> None:
+        """Release the database."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
+
+def all_records(database: Path) -> list[Record]:
+    """The studies of a database, by name."""
+    storage = _open_storage(database)
+    names = sorted(study.study_name for study in storage.get_all_studies())
+    return [Record(database, name) for name in names]
+
+
+def outcome_of(trial: FrozenTrial) -> Outcome:
+    """How a finished trial ended."""
+    return Outcome(**trial.user_attrs["outcome"])
+
+
+def _open_storage(database: Path) -> optuna.storages.RDBStorage:
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{database.resolve()}", engine_kwargs={"connect_args": {"timeout": 30}}
+    )
+
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def _(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()  # connections made before the listener
+    return storage

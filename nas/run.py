@@ -1,0 +1,317 @@
+"""`python -m nas.run`: search a baseline network on the user's images."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.cli import (
+    OptionalNumber,
+    UserError,
+    command_line,
+    format_duration,
+    format_number,
+)
+from nas.cli import (
+    main as cli_main,
+)
+from search_spaces.spaces import SPACES, FactorizedSpace, default_target_macs
+
+if TYPE_CHECKING:
+    from nas.execution import Workers
+    from nas.record import RunFolder
+    from nas.reward import Reward
+    from nas.search import SearchResult
+    from nas.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Flags of `nas.run`."""
+
+    data: str = "digits"
+    """Images: `digits` (embedded), a folder (train/ with val/ or test/, or class folders), or a
+    torchvision dataset such as CIFAR10@/path."""
+    run_dir: Path = Path("runs/search")
+    """Where the record is kept; the same command on the same folder resumes."""
+    space: str = "mnasnet"
+    """`mnasnet`, `efficientnet` (MBConv only), or my_module:function of your own."""
+    trials: int = 50
+    """Networks to try. More may be asked of a folder later."""
+    epochs: int = 5
+    """Epochs of a proxy training."""
+    finalists: int = 3
+    """Best networks to train longer with several seeds, beside the best of random search and
+    stock EfficientNet-B0; 0: none, and no comparison."""
+    finalist_epochs: int | None = None
+    """Epochs of these trainings; by default three times `--epochs`."""
+    finalist_seeds: int = 3
+    """Seeds of these trainings."""
+    strategy: str = "tpe"
+    """`random`, `tpe`, or my_module:factory, a function of a seed that gives an Optuna sampler."""
+    evaluator: str | None = None
+    """my_module:function, called as f(architecture, epochs=..., seed=...), that returns accuracy
+    in [0, 1]; `--data` is not used then."""
+    target_flops: OptionalNumber = None
+    """T of the reward, in multiply-adds (conv + linear); by default 400M at 224 px, in proportion
+    to the pixels."""
+    w: float = -0.07
+    """Exponent of the reward ACC * (MACs / T)^w."""
+    hard: bool = False
+    """MnasNet's hard variant: no reward for being below T, exponent -1 above."""
+    resolution: int | None = None
+    """Side of the images in px; by default their own, at most 224."""
+    num_classes: int | None = None
+    """Classes, for an `--evaluator`; images tell theirs."""
+    max_images: int | None = None
+    """Use at most this many training images."""
+    flip: bool | None = None
+    """Mirror images in training; by default for all data but digits."""
+    workers: int = 1
+    """Trials at a time; more than one run on Ray Tune."""
+    gpus_per_trial: float | None = None
+    """GPUs of a trial, fractions too; by default 1 where there is one."""
+    ray_address: str | None = None
+    """A Ray cluster to run on; by default this machine, whatever cluster is about."""
+    seed: int = 0
+    """Of the search and of the trainings."""
+    dry_run: bool = False
+    """Print the plan and the estimated time, and stop."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "epochs", "finalist_seeds"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"`--{flag}` must be at least 1, but got {getattr(self, name)}.")
+        if self.finalists < 0 or self.seed < 0:
+            raise UserError("`--finalists` and `--seed` must not be negative.")
+
+
+def run(settings: Settings) -> int:
+    """Search as `settings` say; the exit status."""
+    from nas.execution import Workers
+    from nas.record import RunFolder
+    from nas.reward import Reward
+    from nas.strategies import load_strategy
+    from nas.task import default_gpus, load_task
+
+    load_strategy(settings.strategy)
+    gpus = settings.gpus_per_trial
+    if gpus is None:
+        gpus = default_gpus() if settings.evaluator is None else 0.0
+    workers = Workers(count=settings.workers, gpus_per_trial=gpus, ray_address=settings.ray_address)
+    task = load_task(
+        data=settings.data,
+        evaluator=settings.evaluator,
+        resolution=settings.resolution,
+        num_classes=settings.num_classes,
+        max_images=settings.max_images,
+        flip=settings.flip,
+    )
+    target = settings.target_flops or default_target_macs(task.resolution, task.num_classes)
+    reward = Reward(target, settings.w, settings.hard)
+    space = _load_space(settings.space, task, target)
+    for line in (plan := _plan(settings, task, space, reward, workers)):
+        print(line, flush=True)
+    if settings.dry_run:
+        return 0
+
+    with RunFolder(settings.run_dir) as folder:
+        conditions = {
+            "command": "nas.run",
+            "space": settings.space,
+            "resolution": task.resolution,
+            "num_classes": task.num_classes,
+            "target_macs": target,
+            "w": settings.w,
+            "hard": settings.hard,
+            "strategy": settings.strategy,
+            "epochs": settings.epochs,
+            "seed": settings.seed,
+            **task.conditions,
+        }
+        folder.bind(conditions, asdict(settings))
+        try:
+            result = _search(settings, task, space, reward, workers, folder.database)
+        except KeyboardInterrupt:
+            print(f"\n^C      saved. Resume with: {command_line('nas.run', settings)}")
+            raise
+        finally:
+            _write_trials(folder)
+        _write(folder, result, reward, plan)
+        _summarize(settings, task, result)
+    return 0
+
+
+def _load_space(name: str, task: "Task", target: float) -> FactorizedSpace:
+    from nas.evaluate import load_object
+
+    if name not in SPACES and ":" not in name:
+        raise UserError(
+            f"`--space` must be one of {', '.join(SPACES)}, or my_module:function; got {name!r}."
+        )
+    factory = SPACES.get(name) or load_object(name, "--space")
+    return factory(resolution=task.resolution, num_classes=task.num_classes, target_macs=target)
+
+
+def _plan(
+    settings: Settings,
+    task: "Task",
+    space: FactorizedSpace,
+    reward: "Reward",
+    workers: "Workers",
+) -> list[str]:
+    from nas.execution import num_cores
+
+    place = "in this process" if workers.in_process else "on Ray Tune"
+    kind = (
+        f"{workers.gpus_per_trial:g} GPU"
+        if workers.gpus_per_trial
+        else (f"{workers.threads} thread{'s' * (workers.threads > 1)}")
+    )
+    form = "hard" if reward.hard else f"w = {reward.w:g}"
+    choices = len(space.choices)
+    cores = num_cores()
+    hint = (
+        [f"hint    1 of {cores} cores is used: --workers {cores} runs that many trials at a time"]
+        if workers.in_process and task.data is not None and not workers.gpus_per_trial and cores > 1
+        else []
+    )
+    return [
+        *task.describe(),
+        f"space   {space.name} · {choices} choices · base width {space.base_width:g}"
+        f" · {task.resolution} px",
+        f"target  T = {format_number(reward.target_macs)} multiply-adds (conv + linear), {form}",
+        f"plan    {settings.trials} trials x {settings.epochs} epochs by {settings.strategy}, "
+        f"{workers.count} x {kind} {place} · {_estimate(settings, task, space, workers)}",
+        *hint,
+    ]
+
+
+def _estimate(settings: Settings, task: "Task", space: FactorizedSpace, workers: "Workers") -> str:
+    """Time for everything, from a few timed training steps of a typical network."""
+    import random
+
+    from nas.execution import limit_threads
+
+    limit_threads(workers.threads)
+    rng = random.Random(settings.seed)
+    typical = sorted((space.decode(space.sample(rng)) for _ in range(9)), key=lambda a: _macs(a))[4]
+    seconds = task.seconds_per_epoch(typical)
+    if seconds is None:
+        return "time known after the first trials"
+    seconds *= 1.1  # validation and start of a trial
+    proxies = seconds * settings.epochs * settings.trials / workers.count
+    if settings.finalists == 0:
+        return f"about {format_duration(proxies)}"
+    epochs = settings.finalist_epochs or 3 * settings.epochs
+    networks = (
+        2 * settings.finalists + 1 if settings.strategy != "random" else (settings.finalists + 1)
+    )
+    finals = seconds * epochs * settings.finalist_seeds * networks / workers.count
+    control = 0.0 if settings.strategy == "random" else proxies
+    return (
+        f"about {format_duration(proxies + control + finals)} (search {format_duration(proxies)}"
+        f", random search {format_duration(control)}, finalists {format_duration(finals)})"
+    )
+
+
+def _macs(architecture: object) -> int:
+    from search_spaces.cost import count
+
+    return count(architecture).macs  # type: ignore[arg-type]
+
+
+def _search(
+    settings: Settings,
+    task: "Task",
+    space: FactorizedSpace,
+    reward: "Reward",
+    workers: "Workers",
+    database: Path,
+) -> "SearchResult":
+    from nas.search import Fidelity, TrialRunner, search
+
+    runner = TrialRunner(
+        database, task.evaluator, reward, workers, probe=task.reference is not None
+    )
+    return search(
+        runner,
+        space,
+        reward,
+        strategy=settings.strategy,
+        trials=settings.trials,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        fidelity=Fidelity(
+            finalists=settings.finalists,
+            epochs=settings.finalist_epochs or 3 * settings.epochs,
+            seeds=settings.finalist_seeds,
+        ),
+        announce=lambda line: print(line, flush=True),
+    )
+
+
+def _write_trials(folder: "RunFolder") -> None:
+    """The tables of the record as it stands, finished or not."""
+    from nas.record import Record
+    from nas.report import trials_frame
+
+    for study, file in (("search", "trials.csv"), ("random", "random.csv")):
+        record = Record.open(folder.database, study)
+        if record is not None:
+            folder.write(file, trials_frame(record.trials()).to_csv(index=False))
+            record.close()
+
+
+def _write(folder: "RunFolder", result: "SearchResult", reward: "Reward", plan: list[str]) -> None:
+    from nas.report import finalists_frame, markdown, pareto_plot
+
+    folder.write("baseline.json", result.baseline.to_json())
+    folder.write("finalists.csv", finalists_frame(result.finalists).to_csv(index=False))
+    for i, network in enumerate(result.finalists):
+        name = f"{network.origin.replace(' ', '-').lower()}-{i}.json"
+        folder.write(f"finalists/{name}", network.architecture.to_json())
+    folder.write("pareto.png", pareto_plot(result, reward.target_macs))
+    folder.write("report.md", markdown(result, plan))
+
+
+def _summarize(settings: Settings, task: "Task", result: "SearchResult") -> None:
+    from nas.report import verdict
+    from search_spaces.cost import count
+
+    best = max(
+        (r.outcome.accuracy for r in result.search if r.outcome.accuracy is not None), default=0.0
+    )
+    if task.data is not None and best <= task.majority + 0.02:
+        print(
+            f"WARNING no trial is better than the largest class ({task.majority:.1%}): these "
+            "networks have learnt nothing. Train longer (--epochs), or look at the data."
+        )
+    cost = count(result.baseline)
+    measured = next((n for n in result.finalists if n.architecture == result.baseline), None)
+    accuracy = (
+        f"accuracy {measured.accuracy:.3f} (mean of {len(measured.accuracies)} seeds)"
+        if measured
+        else "accuracy of one proxy trial only"
+    )
+    print(f"best    {result.baseline.name} · {accuracy}", end="")
+    print(f" · {format_number(cost.macs)} multiply-adds · {format_number(cost.params)} params")
+    for line in verdict(result).splitlines():
+        print(f"        {line}")
+    folder = settings.run_dir
+    print(f"wrote   {folder}/baseline.json, trials.csv, report.md, pareto.png")
+    source = (
+        f"--evaluator {settings.evaluator}" if settings.evaluator else f"--data {settings.data}"
+    )
+    print(f"next    python -m scaling_search.grid --baseline {folder}/baseline.json {source}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status."""
+    return cli_main(run, Settings, argv, prog="python -m nas.run", description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What a trained network is worth: batch-norm statistics estimated anew, then accuracy."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.augment import MEAN, STD, at_resolution, normalise
+from nas.data import Split
+
+NORM_IMAGES = 2048
+"""Images that batch-norm statistics are estimated from."""
+
+
+class DivergedError(RuntimeError):
+    """The loss, or a logit at evaluation, is no finite number."""
+
+
+@torch.no_grad()
+def estimate_norms(
+    network: nn.Module,
+    split: Split,
+    *,
+    seed: int,
+    device: torch.device,
+    batch_size: int = 256,
+) -> None:
+    """Set every batch norm's running statistics to their mean over up to 2,048 images, in place.
+
+    With EfficientNet's momentum of 0.01 the running statistics still carry their initial 0 and 1
+    after hundreds of steps, and an average of weights never had any of its own. A long training
+    loses nothing by the estimate. Images are as in evaluation, and dropout and stochastic depth
+    rest, which `torch.optim.swa_utils.update_bn` would leave active. Leaves the network in eval
+    mode.
+
+    Args:
+        network: On `device`.
+        split: Training images at the network's resolution.
+        seed: Chooses the images.
+        device: Where to compute.
+        batch_size: Images at once.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # PyTorch's sign for a cumulative average
+        norm.train()
+    chosen = np.random.default_rng(seed).permutation(len(split))[:NORM_IMAGES]
+    for batch in np.array_split(chosen, math.ceil(len(chosen) / batch_size)):
+        network(normalise(torch.from_numpy(split.images[batch]), device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.eval()
+
+
+@torch.inference_mode()
+def accuracy(
+    module: nn.Module,
+    split: Split,
+    *,
+    resolution: int,
+    mean: tuple[float, ...] = MEAN,
+    std: tuple[float, ...] = STD,
+    batch_size: int = 256,
+    device: torch.device,
+) -> float:
+    """Share of the images whose class has the greatest logit, in [0, 1]; always in fp32.
+
+    Args:
+        module: On `device`; put into eval mode.
+        split: Images of any size; resized to `resolution` pixels.
+        resolution: Side of the images that the network sees, in pixels.
+        mean: Per channel, for values in [0, 1].
+        std: Per channel.
+        batch_size: Images at once.
+        device: Where to compute.
+
+    Raises:
+        DivergedError: A logit is NaN or infinite (`argmax` would call NaN class 0).
+    """
+    split = at_resolution(split, resolution)
+    module.eval()
+    correct = 0
+    for start in range(0, len(split), batch_size):
+        part = slice(start, start + batch_size)
+        logits = module(normalise(torch.from_numpy(split.images[part].copy()), device, mean, std))
+        if not torch.isfinite(logits).all():
+            raise DivergedError("nan or infinite logits at evaluation")
+        guesses = logits.argmax(1).cpu().numpy()
+        correct += int((guesses == split.labels[part]).sum())
+    return correct / len(split)

@@ -1,0 +1,101 @@
+"""What a finished training leaves in its folder, and what it says of it."""
+
+import json
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nas.augment import MEAN, STD
+from nas.cli import UserError, atomic_write
+from nas.saved_model import CARD, read_json, sha256
+from search_spaces.architecture import SCHEMA
+from search_spaces.network import Network
+from search_spaces.weights import save_weights
+
+WEIGHTS = "model.safetensors"
+
+Metrics = dict[str, float | None]
+"""By name; None where the data have no such split."""
+
+
+class Finished(NamedTuple):
+    """What a folder says of the training that it holds."""
+
+    conditions: dict[str, Any]
+    metrics: Metrics
+
+
+def write_model(
+    folder: Path,
+    network: Network,
+    *,
+    classes: Sequence[str],
+    conditions: Mapping[str, Any],
+    metrics: Metrics,
+) -> None:
+    """Write the weights, then the model.json that describes them; each whole or not at all."""
+    save_weights(network, folder / WEIGHTS)
+    card = {
+        "schema": SCHEMA,
+        "architecture": json.loads(network.architecture.to_json()),
+        "classes": list(classes),
+        "preprocessing": {
+            "resolution": network.architecture.resolution,
+            "mean": list(MEAN),
+            "std": list(STD),
+            "interpolation": "bicubic",
+            "range": [0.0, 1.0],
+        },
+        "metrics": metrics,
+        "recipe": conditions["recipe"],
+        "conditions": {key: value for key, value in conditions.items() if key != "recipe"},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "torchvision", "numpy")},
+        },
+        "weights_sha256": sha256(folder / WEIGHTS),
+    }
+    atomic_write(folder / CARD, json.dumps(card, indent=2) + "\n")
+
+
+def finished_training(folder: Path) -> Finished | None:
+    """The finished training that a folder holds; None if there is none, or its weights are damaged.
+
+    Raises:
+        UserError: It holds a model that no training left there.
+        ModelError: Its model.json cannot be read.
+    """
+    card, weights = folder / CARD, folder / WEIGHTS
+    if not card.exists():
+        return None
+    fields = read_json(card)
+    if not {"conditions", "recipe", "metrics"} <= fields.keys():
+        raise UserError(f"{card} is not of a training. Choose another --out, or move it.")
+    if not weights.is_file() or sha256(weights) != fields.get("weights_sha256"):
+        return None
+    return Finished({**fields["conditions"], "recipe": fields["recipe"]}, fields["metrics"])
+
+
+def report(folder: Path, metrics: Metrics) -> None:
+    """Print the final accuracy, and a warning if it is worth nothing."""
+    name = "test" if metrics["test_accuracy"] is not None else "validation"
+    value, majority = metrics[f"{name}_accuracy"], metrics[f"{name}_majority_share"]
+    if value is None or majority is None:
+        print("WARNING the data have neither a test nor a validation split: accuracy unknown")
+        return
+    note = "" if name == "test" else "validation, for there is no test split: "
+    print(f"test    {note}accuracy {value:.4f} · most frequent class {majority:.4f}")
+    if value <= majority:
+        print(
+            f"WARNING {folder} is no better than always answering the most frequent class: the "
+            "network learned nothing useful. Train longer, or change --learning-rate."
+        )
+
+
+def export_command(folder: Path) -> str:
+    """The command that makes the model run elsewhere."""
+    files = ["--arch", str(folder / CARD), "--weights", str(folder / WEIGHTS)]
+    return shlex.join(["python", "-m", "nas.export", *files, "--out", str(folder / "export")])

@@ -1,0 +1,110 @@
+"""The published EfficientNets, B0 to B8 and L2, as multiples of B0.
+
+The released factors are no powers of (1.2, 1.1, 1.15), and the paper names no phi for them: B2 is
+the network at phi = 1, B3 nearly that at 2, and the large ones are shallower and wider than the
+formula. `Released.implied_phi` shows it. Source: tensorflow/tpu, `efficientnet_builder.py`.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from scaling_search.compound import (
+    Coefficients,
+    member_name,
+    scale_by,
+    scale_resolution,
+    shift_dropout,
+)
+from search_spaces.architecture import Architecture
+from search_spaces.rounding import Rounding
+from search_spaces.zoo import efficientnet_b0
+
+PAPER = Coefficients(1.2, 1.1, 1.15)
+"""The constants found for B0 (Tan & Le 2019, section 3.3); their product is 1.92027."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """Published factors of one network."""
+
+    width: float
+    depth: float
+    resolution: int
+    """Side of the input in pixels, where B0 has 224."""
+    dropout: float
+    """Rate before the classifier, where B0 has .2."""
+
+    @property
+    def resolution_factor(self) -> float:
+        return self.resolution / RELEASED["B0"].resolution
+
+    @property
+    def implied_phi(self) -> tuple[float, float, float]:
+        """The phi at which the paper's constants give this depth, width and resolution."""
+        factors = (self.depth, self.width, self.resolution_factor)
+        depth, width, resolution = (
+            math.log(factor) / math.log(constant)
+            for factor, constant in zip(factors, PAPER.values, strict=True)
+        )
+        return depth, width, resolution
+
+
+RELEASED: dict[str, Released] = {
+    "B0": Released(1.0, 1.0, 224, 0.2),
+    "B1": Released(1.0, 1.1, 240, 0.2),
+    "B2": Released(1.1, 1.2, 260, 0.3),
+    "B3": Released(1.2, 1.4, 300, 0.3),
+    "B4": Released(1.4, 1.8, 380, 0.4),
+    "B5": Released(1.6, 2.2, 456, 0.4),
+    "B6": Released(1.8, 2.6, 528, 0.5),
+    "B7": Released(2.0, 3.1, 600, 0.5),
+    "B8": Released(2.2, 3.6, 672, 0.5),
+    "L2": Released(4.3, 5.3, 800, 0.5),
+}
+
+
+def released_rounding(base: Architecture) -> Rounding:
+    """Steps that fit `base`, of 4 pixels at most, which all published resolutions are multiples of
+    (B2 has 260)."""
+    rounding = Rounding.for_base(base.resolution, base.widths)
+    return replace(rounding, resolution_divisor=min(4, rounding.resolution_divisor))
+
+
+def release(
+    member: str,
+    base: Architecture | None = None,
+    rounding: Rounding | None = None,
+    name: str | None = None,
+) -> Architecture:
+    """A published network, or `base` scaled as that one was scaled from B0.
+
+    Args:
+        member: Key of `RELEASED`.
+        base: None: EfficientNet-B0. Another base takes the same ratios, and its dropout the same
+            shift.
+        rounding: None: `released_rounding`.
+        name: None: from the base's, `efficientnet-b2`.
+    """
+    factors = RELEASED[member]
+    base = efficientnet_b0() if base is None else base
+    rounding = released_rounding(base) if rounding is None else rounding
+    return scale_by(
+        base,
+        depth=factors.depth,
+        width=factors.width,
+        resolution=scale_resolution(base.resolution, factors.resolution_factor, rounding),
+        rounding=rounding,
+        dropout=shift_dropout(base.dropout, factors.dropout - RELEASED["B0"].dropout),
+        name=_name(base.name, member) if name is None else name,
+    )
+
+
+def released_family(base: Architecture | None = None) -> tuple[Architecture, ...]:
+    """B0 to B7, in order."""
+    return tuple(release(f"B{index}", base) for index in range(8))
+
+
+def _name(base: str, member: str) -> str:
+    if member.startswith("B"):
+        return member_name(base, int(member[1:]))
+    return f"{member_name(base, 0).removesuffix('-b0')}-{member.lower()}"

@@ -1,0 +1,261 @@
+"""The search spaces: named categorical choices, and how they become a network; no torch.
+
+**A new space is added here**: write a function like `mnasnet` and name it in `SPACES`. A space of
+another kind than `FactorizedSpace` needs `choices`, `decode` and `encode`; users bring theirs from
+outside as `--space my_module:function`.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from search_spaces.adapt import adapt_resolution, fit_width, scale_widths
+from search_spaces.architecture import Activation, Architecture, Stage
+from search_spaces.cost import count
+from search_spaces.ops import MBConv, Op, PlainConv
+from search_spaces.rounding import round_width
+from search_spaces.zoo import efficientnet_b0, mobilenet_v2
+
+Choice = str | int | float
+Choices = Mapping[str, Choice]
+
+_PAPER_RESOLUTION, _PAPER_MACS = 224, 400e6
+_SMALLEST_DEFAULT_WIDTH = 0.2
+
+
+class Space(Protocol):
+    """What a search needs to know of a space."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def choices(self) -> dict[str, tuple[Choice, ...]]:
+        """The options of every decision, by its name; the order is stable."""
+        ...
+
+    def decode(self, choices: Choices) -> Architecture:
+        """The network that the choices name."""
+        ...
+
+    def encode(self, architecture: Architecture) -> dict[str, Choice]:
+        """Choices that name the network; ValueError if the space does not hold it."""
+        ...
+
+
+_OPS: dict[str, Callable[..., Op]] = {
+    "conv": PlainConv,
+    "dwconv": lambda **choice: MBConv(expansion=1, **choice),
+    "mbconv1": lambda **choice: MBConv(expansion=1, **choice),
+    "mbconv3": lambda **choice: MBConv(expansion=3, **choice),
+    "mbconv6": lambda **choice: MBConv(expansion=6, **choice),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorizedSpace:
+    """Factorized hierarchical space (Tan et al. 2019, section 4.1).
+
+    A network is a sequence of blocks; the layers of a block are equal, blocks differ. Each block
+    chooses op, kernel, SE ratio, skip, a factor on the reference width, and a difference to the
+    reference depth (at least one layer stays).
+    """
+
+    name: str
+    reference: Architecture
+    """Widths, depths, strides, stem and head that the choices are relative to."""
+    ops: tuple[str, ...]
+    """`dwconv` is the separable convolution of MnasNet's release: MBConv with expansion 1."""
+    kernels: tuple[int, ...] = (3, 5)
+    se_ratios: tuple[float, ...] = (0.0, 0.25)
+    skips: tuple[str, ...] = ("identity",)
+    width_factors: tuple[float, ...] = (0.75, 1.0, 1.25)
+    depth_changes: tuple[int, ...] = (-1, 0, 1)
+    base_width: float = 1.0
+    """Factor on every reference width, stem and head included."""
+    width_divisor: int = 8
+    """Widths are multiples of this."""
+
+    @property
+    def choices(self) -> dict[str, tuple[Choice, ...]]:
+        return {
+            f"block{i}.{decision}": options
+            for i in range(1, len(self.reference.stages) + 1)
+            for decision, options in self._decisions.items()
+            if len(options) > 1
+        }
+
+    @property
+    def size(self) -> int:
+        """How many ways there are to choose; some name the same network."""
+        size = 1
+        for options in self.choices.values():
+            size *= len(options)
+        return size
+
+    def sample(self, rng: random.Random) -> dict[str, Choice]:
+        """Uniform choices."""
+        return {name: rng.choice(options) for name, options in self.choices.items()}
+
+    def decode(self, choices: Choices) -> Architecture:
+        """The network that the choices name.
+
+        Raises:
+            ValueError: A choice is missing, unknown, or not among its options.
+        """
+        options = self.choices
+        if unknown := set(choices) ^ set(options):
+            raise ValueError(f"Space {self.name!r} has other choices: {', '.join(sorted(unknown))}")
+        for name, value in choices.items():
+            if value not in options[name]:
+                raise ValueError(f"`{name}` must be one of {options[name]}, but got {value!r}.")
+        stages = tuple(
+            self._stage(stage, {name: self._chosen(choices, i, name) for name in self._decisions})
+            for i, stage in enumerate(self.reference.stages, start=1)
+        )
+        stem = replace(self.reference.stem, width=self._width(self.reference.stem.width))
+        network = replace(
+            self.reference, stem=stem, stages=stages, head_width=self._width(self._head)
+        )
+        return replace(network, name=f"{self.name}-{network.digest}")
+
+    def encode(self, architecture: Architecture) -> dict[str, Choice]:
+        """Choices that name the network (the first, where several do).
+
+        Raises:
+            ValueError: The space does not hold the network.
+        """
+        chosen: dict[str, Choice] = {}
+        for i, (reference, stage) in enumerate(
+            zip(self.reference.stages, architecture.stages, strict=False), start=1
+        ):
+            for values in itertools.product(*self._decisions.values()):
+                choice = dict(zip(self._decisions, values, strict=True))
+                if self._stage(reference, choice) == stage:
+                    chosen |= {f"block{i}.{name}": value for name, value in choice.items()}
+                    break
+        choices = {name: chosen[name] for name in self.choices if name in chosen}
+        if len(choices) != len(self.choices) or self.decode(choices).digest != architecture.digest:
+            raise ValueError(f"Space {self.name!r} does not hold {architecture.name!r}.")
+        return choices
+
+    @property
+    def _decisions(self) -> dict[str, tuple[Choice, ...]]:
+        return {
+            "op": self.ops,
+            "kernel": self.kernels,
+            "se": self.se_ratios,
+            "skip": self.skips,
+            "width": self.width_factors,
+            "layers": self.depth_changes,
+        }
+
+    @property
+    def _head(self) -> int:
+        return self.reference.head_width
+
+    def _chosen(self, choices: Choices, block: int, decision: str) -> Any:
+        return choices.get(f"block{block}.{decision}", self._decisions[decision][0])
+
+    def _width(self, reference: float) -> int:
+        return round_width(reference * self.base_width, self.width_divisor)
+
+    def _stage(self, reference: Stage, choice: Mapping[str, Any]) -> Stage:
+        op = _OPS[choice["op"]]
+        return Stage(
+            block=op(kernel=choice["kernel"], se_ratio=choice["se"], skip=choice["skip"]),
+            width=self._width(reference.width * choice["width"]),
+            repeats=max(1, reference.repeats + choice["layers"]),
+            stride=reference.stride,
+        )
+
+
+def mnasnet(
+    resolution: int = _PAPER_RESOLUTION,
+    num_classes: int = 1000,
+    target_macs: float = _PAPER_MACS,
+    in_channels: int = 3,
+) -> FactorizedSpace:
+    """MnasNet's space around MobileNetV2, 432 options a block (Tan et al. 2019, section 4.1).
+
+    432 = 4 ops x 2 kernels x 2 SE ratios x 3 skips x 3 widths x 3 depths; the paper prints three
+    ops and its own count asks for four: MBConv with expansion 3 and 6, as in its networks.
+    """
+    space = FactorizedSpace(
+        name="mnasnet",
+        reference=_reference(mobilenet_v2(), "relu", resolution, num_classes, in_channels),
+        ops=("conv", "dwconv", "mbconv3", "mbconv6"),
+        skips=("identity", "pool", "none"),
+    )
+    return _with_base_width(space, mobilenet_v2(), target_macs)
+
+
+def efficientnet(
+    resolution: int = _PAPER_RESOLUTION,
+    num_classes: int = 1000,
+    target_macs: float = _PAPER_MACS,
+    in_channels: int = 3,
+) -> FactorizedSpace:
+    """MBConv only, around EfficientNet-B0, which it holds; 108 options a block (ours)."""
+    space = FactorizedSpace(
+        name="efficientnet",
+        reference=_reference(efficientnet_b0(), "silu", resolution, num_classes, in_channels),
+        ops=("mbconv1", "mbconv3", "mbconv6"),
+    )
+    return _with_base_width(space, efficientnet_b0(), target_macs)
+
+
+SPACES: dict[str, Callable[..., FactorizedSpace]] = {
+    "mnasnet": mnasnet,
+    "efficientnet": efficientnet,
+}
+
+
+def default_target_macs(resolution: int, num_classes: int) -> float:
+    """A target that suits an image size, to two digits.
+
+    400 M multiply-adds at 224 px in proportion to the pixels; for small images, whose networks
+    keep fewer strides, at least what EfficientNet-B0 costs at a fifth of its width.
+    """
+    b0 = adapt_resolution(replace(efficientnet_b0(), num_classes=num_classes), resolution)
+    floor = count(scale_widths(b0, _SMALLEST_DEFAULT_WIDTH, divisor=4)).macs
+    proportional = _PAPER_MACS * (resolution / _PAPER_RESOLUTION) ** 2
+    return float(f"{max(proportional, floor):.1e}")
+
+
+def _reference(
+    network: Architecture,
+    activation: Activation,
+    resolution: int,
+    num_classes: int,
+    in_channels: int,
+) -> Architecture:
+    """`network` for the user's images, with EfficientNet's norm and dropout."""
+    b0 = efficientnet_b0()
+    network = replace(
+        network,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        activation=activation,
+        drop_path=b0.drop_path if activation == "silu" else 0.0,
+        norm_eps=b0.norm_eps,
+        norm_momentum=b0.norm_momentum,
+    )
+    return adapt_resolution(network, resolution)
+
+
+def _with_base_width(
+    space: FactorizedSpace, published: Architecture, target_macs: float
+) -> FactorizedSpace:
+    """Widths for `target_macs`: the reference takes the share of the target that the published
+    network takes of 400 M. Below half the published widths they are multiples of 4, not 8, or
+    the width choices would round to the same networks."""
+    published = replace(published, num_classes=space.reference.num_classes)
+    share = count(published).macs / _PAPER_MACS
+    for divisor in (8, 4):
+        base_width = fit_width(space.reference, share * target_macs, divisor)
+        if base_width >= 0.5:
+            break
+    return replace(space, base_width=base_width, width_divisor=divisor)

@@ -1,0 +1,413 @@
+"""Exported files give PyTorch's logits, load without this framework, and appear whole or never."""
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor, nn
+
+from nas import formats
+from nas.export import main, snippet
+from nas.formats import ExportError, compare
+from nas.saved_model import load_model
+from search_spaces.architecture import Architecture
+from search_spaces.cost import count
+from search_spaces.weights import save_weights
+from search_spaces.zoo import ZOO, load_architecture
+from tests.models import CLASSES, EVERY_OP, MEAN, SMALL, STD, bare, network, trained
+from tests.strategies import architectures
+
+
+def _export(*args: object) -> int:
+    return main([str(arg) for arg in args])
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def _onnx_logits(file: Path, images: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return torch.tensor(session.run(None, {"images": images.numpy()})[0])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the command writes for the network of every op."""
+    folder = tmp_path_factory.mktemp("exported")
+    weights = trained(folder / "run", EVERY_OP)
+    assert _export("--weights", weights, "--out", folder / "out") == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(11))
+
+
+def test_writes_these_files_and_no_others(exported: Path) -> None:
+    assert _files(exported) == ["model.json", "model.onnx", "model.pt2"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_files_give_pytorchs_logits_at_any_batch_size(
+    exported: Path, images: Tensor, batch: int
+) -> None:
+    with torch.no_grad():
+        expected = network(EVERY_OP)(images[:batch])
+        program = torch.export.load(exported / "model.pt2").module()(images[:batch])
+    torch.testing.assert_close(program, expected)
+    logits = _onnx_logits(exported / "model.onnx", images[:batch])
+    torch.testing.assert_close(logits, expected)
+
+
+def test_onnx_is_one_file_with_named_ends(exported: Path) -> None:
+    model = onnx.load(exported / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(model)
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {"images": ["batch", 3, 32, 32], "logits": ["batch", 5]}
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_files_carry_no_paths_of_this_machine(exported: Path, name: str) -> None:
+    content = (exported / name).read_bytes()
+    assert str(Path(formats.__file__).parent).encode() not in content
+    assert str(Path(torch.__file__).parent).encode() not in content
+
+
+def test_model_json_describes_the_files(exported: Path) -> None:
+    card = json.loads((exported / "model.json").read_text())
+    cost = count(EVERY_OP)
+    assert load_architecture(exported / "model.json") == EVERY_OP
+    assert card["classes"] == CLASSES
+    assert card["preprocessing"] == {"resolution": 32, "mean": MEAN, "std": STD}
+    assert card["metrics"]["test_accuracy"] == 0.5
+    assert (card["cost"]["params"], card["cost"]["macs"]) == (cost.params, cost.macs)
+    export = card["export"]
+    assert export["input"]["shape"] == ["batch", 3, 32, 32]
+    assert export["input"]["values"] == "(pixels / 255 - mean) / std"
+    assert export["output"] == {"name": "logits", "shape": ["batch", 5]}
+    assert set(export["versions"]) == {"torch", "onnx", "onnxruntime", "onnxscript"}
+    for file in export["files"].values():
+        content = (exported / file["file"]).read_bytes()
+        assert file["bytes"] == len(content)
+        assert file["sha256"] == hashlib.sha256(content).hexdigest()
+        assert [check["batch_size"] for check in file["checks"]] == [1, 3]
+        assert all(check["max_relative_difference"] < 1e-4 for check in file["checks"])
+        assert all(check["same_classes"] for check in file["checks"])
+    assert export["files"]["onnx"]["opset"] >= 18
+
+
+_WITHOUT_US = """
+import json, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+card = json.loads((folder / "model.json").read_text())
+export = card["export"]
+shape = [1, *export["input"]["shape"][1:]]
+if sys.argv[2] == "onnx":
+    import numpy, onnxruntime
+    session = onnxruntime.InferenceSession(folder / export["files"]["onnx"]["file"])
+    images = numpy.zeros(shape, export["input"]["dtype"])
+    logits = session.run([export["output"]["name"]], {export["input"]["name"]: images})[0]
+    assert "torch" not in sys.modules
+else:
+    import torch
+    module = torch.export.load(folder / export["files"]["torch-export"]["file"]).module()
+    logits = module(torch.zeros(shape))
+print(card["classes"][int(logits[0].argmax())])
+ours = {"nas", "search_spaces", "scaling_search"} & {name.split(".")[0] for name in sys.modules}
+assert not ours, ours
+"""
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch-export"])
+def test_files_run_without_this_framework(exported: Path, tmp_path: Path, name: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", _WITHOUT_US, exported, name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={"PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    with torch.no_grad():
+        expected = network(EVERY_OP)(torch.zeros(1, 3, 32, 32)).argmax()
+    assert result.stdout.strip() == CLASSES[int(expected)]
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.pt2"])
+def test_printed_snippet_runs(exported: Path, file: str) -> None:
+    names: dict[str, Any] = {}
+    code = snippet(exported / file, EVERY_OP)
+    assert len(code.splitlines()) == 3
+    exec(code, names)
+    assert names["logits"].shape == (1, 5)
+
+
+def test_output_is_short_and_names_the_files(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    assert _export("--weights", weights, "--out", tmp_path / "out") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["model", "wrote", "wrote", "wrote", "run"]
+    assert len(lines) == 8
+    assert "opset" in lines[1]
+    assert "MB" in lines[2]
+    assert snippet(tmp_path / "out" / "model.onnx", SMALL) in out
+
+
+def test_included_preprocessing_normalises_inside(tmp_path: Path, images: Tensor) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    assert _export("--weights", weights, "--out", tmp_path, "--include-preprocessing") == 0
+    pixels = images[:, :, :16, :16].sigmoid()
+    mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    with torch.no_grad():
+        expected = network(SMALL)((pixels - mean) / std)
+        program = torch.export.load(tmp_path / "model.pt2").module()(pixels)
+    torch.testing.assert_close(program, expected)
+    logits = _onnx_logits(tmp_path / "model.onnx", pixels)
+    torch.testing.assert_close(logits, expected)
+    export = json.loads((tmp_path / "model.json").read_text())["export"]
+    assert export["includes_preprocessing"] is True
+    assert export["input"]["values"] == "pixels / 255"
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    assert _export("--weights", weights, "--out", tmp_path / "out", "--dry-run") == 0
+    assert not (tmp_path / "out").exists()
+    assert "would write" in capsys.readouterr().out
+
+
+def test_one_format_alone_leaves_an_earlier_file_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, arch = bare(tmp_path, SMALL)
+    common = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out", "--formats")
+    assert _export(*common, "onnx") == 0
+    assert _files(tmp_path / "out") == ["model.json", "model.onnx"]
+    assert _export(*common, "torch-export") == 0
+    assert _files(tmp_path / "out") == ["model.json", "model.onnx", "model.pt2"]
+    assert "model.onnx is of an earlier export" in capsys.readouterr().out
+    card = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert list(card["export"]["files"]) == ["torch-export"]
+    assert card["classes"] is None
+
+
+def test_exporting_beside_the_weights_keeps_what_training_wrote(tmp_path: Path) -> None:
+    weights = trained(tmp_path, SMALL)
+    for _ in range(2):
+        assert _export("--weights", weights, "--out", tmp_path, "--formats", "torch-export") == 0
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert card["metrics"]["test_accuracy"] == 0.5
+    assert "export" in card
+    assert load_model(weights, None).architecture == SMALL
+
+
+def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:
+    weights, arch = bare(tmp_path, SMALL)
+    args = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out", "--formats", "onnx")
+    assert _export(*args, "--opset", 18) == 0
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 18
+
+
+# Errors: one line, status 2, nothing written.
+
+
+def _fails(capfd: pytest.CaptureFixture[str], *args: object) -> str:
+    assert _export(*args) == 2
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    return err
+
+
+def _pickle_file(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"stem": 1}))
+
+
+def _torch_file(path: Path) -> None:
+    torch.save(network(SMALL).state_dict(), path)
+
+
+def _cut_file(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("spoil", [_pickle_file, _torch_file, _cut_file])
+def test_weights_are_safetensors_by_content(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
+) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    spoil(weights)
+    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
+    assert "safetensors" in err
+    assert "a pickle can run code" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_flipped_bit_in_the_weights_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "damaged" in _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_architecture_is_known(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    weights, _ = bare(tmp_path, SMALL)
+    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
+    assert "--arch must name the architecture" in err
+
+
+@pytest.mark.parametrize("with_card", [True, False])
+def test_other_architecture_than_the_weights_fit(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], with_card: bool
+) -> None:
+    weights = trained(tmp_path, SMALL) if with_card else bare(tmp_path, SMALL)[0]
+    err = _fails(
+        capfd, "--weights", weights, "--arch", "efficientnet-b0", "--out", tmp_path / "out"
+    )
+    if with_card:
+        assert "differs in resolution, num_classes, stem, stages, head_width. Leave --arch" in err
+    else:
+        assert "does not fit efficientnet-b0" in err
+
+
+def test_preprocessing_cannot_be_included_unknown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights, arch = bare(tmp_path, SMALL)
+    args = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out")
+    assert "needs `preprocessing`" in _fails(capfd, *args, "--include-preprocessing")
+
+
+@pytest.mark.parametrize("exported_in_place", [False, True])
+def test_model_json_of_another_model_is_not_overwritten(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], exported_in_place: bool
+) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    trained(tmp_path / "other", EVERY_OP)
+    if exported_in_place:
+        other = tmp_path / "other" / "model.safetensors"
+        args = ("--weights", other, "--out", other.parent, "--formats", "torch-export")
+        assert _export(*args) == 0
+    before = (tmp_path / "other" / "model.json").read_bytes()
+    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "other")
+    assert "would be overwritten" in err
+    assert (tmp_path / "other" / "model.json").read_bytes() == before
+
+
+def test_missing_onnx_packages_name_the_extra(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
+    assert "needs onnxruntime" in err
+    assert "pip install 'efficientnet-search[onnx]'" in err
+    args = ("--weights", weights, "--out", tmp_path / "out", "--formats", "torch-export")
+    assert _export(*args) == 0
+
+
+def test_opset_out_of_reach_keeps_the_earlier_files(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights, arch = bare(tmp_path, SMALL)
+    args = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out", "--formats", "onnx")
+    assert _export(*args) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capfd.readouterr()
+    assert "--opset 5 cannot be reached" in _fails(capfd, *args, "--opset", 5)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_diverged_weights_are_not_exported(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    diverged = network(SMALL)
+    with torch.no_grad():
+        next(diverged.parameters()).fill_(torch.nan)
+    save_weights(diverged, tmp_path / "model.safetensors")
+    (tmp_path / "arch.json").write_text(SMALL.to_json())
+    args = ("--weights", tmp_path / "model.safetensors", "--arch", tmp_path / "arch.json")
+    args = (*args, "--out", tmp_path / "out", "--formats", "torch-export")
+    assert "not finite" in _fails(capfd, *args)
+    assert _files(tmp_path / "out") == []
+
+
+def test_failed_check_leaves_no_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off_by_a_little(path: Path) -> formats.Run:
+        right = onnx_format.load(path)
+        return lambda images: right(images) * 1.001
+
+    onnx_format = formats.FORMATS["onnx"]
+    monkeypatch.setitem(formats.FORMATS, "onnx", replace(onnx_format, load=off_by_a_little))
+    weights = trained(tmp_path / "run", SMALL)
+    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
+    assert "model.onnx differs from PyTorch by 1.0e-03" in err
+    assert _files(tmp_path / "out") == []
+
+
+def test_out_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    weights = trained(tmp_path / "run", SMALL)
+    (tmp_path / "out").write_text("")
+    assert "cannot be written" in _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
+
+
+def test_compare_measures_differences() -> None:
+    images = torch.eye(3)
+    check = compare("x", lambda x: x + 1e-5, nn.Identity(), images)
+    assert check.batch_size == 3
+    assert check.max_abs_difference == pytest.approx(1e-5, rel=1e-2)
+    assert check.same_classes
+    tied = compare("x", lambda x: x + 1e-5 * images, nn.Identity(), torch.zeros(3, 3))
+    assert not tied.same_classes
+    with pytest.raises(ExportError, match="differs from PyTorch by inf"):
+        compare("x", lambda x: x[:, :2], nn.Identity(), images)
+    with pytest.raises(ExportError, match="differs from PyTorch by nan"):
+        compare("x", lambda x: x * torch.nan, nn.Identity(), images)
+
+
+@pytest.mark.slow
+@given(architecture=architectures())
+@settings(max_examples=8, deadline=None)
+def test_any_architecture_is_exported(
+    tmp_path_factory: pytest.TempPathFactory, architecture: Architecture
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    weights, arch = bare(folder, architecture)
+    assert _export("--weights", weights, "--arch", arch, "--out", folder / "out") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ZOO))
+def test_zoo_is_exported(tmp_path: Path, name: str) -> None:
+    weights, arch = bare(tmp_path, replace(ZOO[name](), resolution=64))
+    assert _export("--weights", weights, "--arch", arch, "--out", tmp_path / "out") == 0

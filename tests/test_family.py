@@ -1,0 +1,213 @@
+"""`python -m scaling_search.family`: the files, the table, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scaling_search.compound import Coefficients, scale
+from scaling_search.family import main
+from scaling_search.released import released_family
+from search_spaces.architecture import Architecture
+from search_spaces.cost import count
+from search_spaces.zoo import efficientnet_b0, load_architecture
+from tests.golden_files import golden
+
+B0 = ["--baseline", "efficientnet-b0"]
+PAPER = ["--alpha", "1.2", "--beta", "1.1", "--gamma", "1.15"]
+COLUMNS = ["name", "phi", "resolution", "params", "macs", "activations"]
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def _constants(folder: Path, **changes: object) -> Path:
+    fields = {"alpha": 1.2, "beta": 1.1, "gamma": 1.15, "product": 1.92027, "evidence": [1, 2]}
+    file = folder / "constants.json"
+    file.write_text(json.dumps(fields | changes))
+    return file
+
+
+def test_released_writes_b0_to_b7_as_published(tmp_path: Path) -> None:
+    assert main([*B0, "--released", "--out", str(tmp_path)]) == 0
+    assert _files(tmp_path) == [*(f"B{index}.json" for index in range(8)), "family.csv"]
+    table = pd.read_csv(tmp_path / "family.csv", index_col="name")
+    for index, network in enumerate(released_family()):
+        name = f"B{index}"
+        assert load_architecture(tmp_path / f"{name}.json") == network
+        for column in ("params", "macs", "resolution"):
+            assert table.loc[name, column] == golden("efficientnet")[name][column]
+        assert table.loc[name, "digest"] == network.digest
+
+
+def test_released_shows_the_implied_phi(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*B0, "--released", "--phi", "3", "8", "--out", str(tmp_path)]) == 0
+    assert "B1 ... B7 are not phi = 1 ... 7" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "family.csv", index_col="name")
+    assert list(table.index) == ["B3", "B8"]
+    implied = table.loc["B3", ["phi_depth", "phi_width", "phi_resolution", "phi_macs"]]
+    assert [f"{phi:.2f}" for phi in implied] == ["1.85", "1.91", "2.09", "2.38"]
+    assert table["target"].isna().tolist() == [True, True]
+
+
+def test_coefficients_write_the_formula_s_family(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*B0, *PAPER, "--out", str(tmp_path / "family")]) == 0
+    table = pd.read_csv(tmp_path / "family" / "family.csv")
+    assert list(table.columns[:6]) == COLUMNS
+    assert list(table["phi"]) == list(range(8))
+    assert list(table["target"]) == [2**phi for phi in range(8)]
+    assert list(table["resolution"]) == [224, 256, 296, 344, 392, 448, 520, 592]
+    for phi, name in enumerate(table["name"]):
+        network = load_architecture(tmp_path / "family" / f"{name}.json")
+        expected = scale(efficientnet_b0(), Coefficients(1.2, 1.1, 1.15), phi)
+        assert network == replace(expected, name=f"efficientnet-b{phi}")
+        cost, row = count(network), table.iloc[phi]
+        assert [cost.params, cost.macs] == row[["params", "macs"]].tolist()
+        assert float(row["ratio"]) == cost.macs / count(efficientnet_b0()).macs
+    command = f"python -m nas.train --arch {tmp_path}/family/B1.json --data ... --out ..."
+    assert capsys.readouterr().out.splitlines()[-1] == f"next    {command}"
+
+
+def test_phi_may_be_negative_and_fractional(tmp_path: Path) -> None:
+    phis = ["--phi", "1", "-1", "0.5", "-0", "1"]
+    assert main([*B0, *PAPER, *phis, "--out", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "family.csv")
+    assert list(table["name"]) == ["B-1", "B0", "B0.5", "B1"]
+    assert table["macs"].is_monotonic_increasing
+    assert _files(tmp_path) == ["B-1.json", "B0.5.json", "B0.json", "B1.json", "family.csv"]
+
+
+def test_rounding_can_be_chosen(tmp_path: Path) -> None:
+    flags = ["--phi", "1", "--depth-rounding", "round", "--resolution-step", "32"]
+    assert main([*B0, *PAPER, *flags, "--out", str(tmp_path)]) == 0
+    network = load_architecture(tmp_path / "B1.json")
+    assert [stage.repeats for stage in network.stages] == [1, 2, 2, 4, 4, 5, 1]
+    assert network.resolution == 256
+    assert main([*B0, "--released", *flags, "--out", str(tmp_path)]) == 0
+    assert load_architecture(tmp_path / "B1.json").resolution == 256
+
+
+def test_constants_of_this_baseline_are_taken_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = replace(efficientnet_b0(), name="mine", resolution=64, num_classes=10)
+    file = tmp_path / "baseline.json"
+    file.write_text(baseline.to_json())
+    constants = _constants(tmp_path, baseline={"name": "mine", "digest": baseline.digest})
+    out = tmp_path / "family"
+    argv = ["--baseline", str(file), "--constants", str(constants), "--out", str(out)]
+    assert main(argv) == 0
+    assert capsys.readouterr().err == ""
+    expected = scale(baseline, Coefficients(1.2, 1.1, 1.15), 2, name="mine-b2")
+    assert Architecture.from_json((out / "B2.json").read_text()) == expected
+
+
+def test_constants_of_another_baseline_or_with_ties_warn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    constants = _constants(
+        tmp_path, baseline={"name": "mine", "digest": "0" * 12}, tied=[{"alpha": 1.25}]
+    )
+    argv = [*B0, "--constants", str(constants), "--out", str(tmp_path), "--dry-run"]
+    assert main(argv) == 0
+    warnings = capsys.readouterr().err
+    assert "was fitted to 'mine' (digest 000000000000), not to 'efficientnet-b0'" in warnings
+    assert "could not tell these constants from others" in warnings
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "family"
+    assert main([*B0, "--released", "--out", str(out), "--dry-run"]) == 0
+    assert not out.exists()
+    assert "385.8" in capsys.readouterr().out
+
+
+def test_members_of_an_earlier_run_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*B0, *PAPER, "--phi", "1", "2", "--out", str(tmp_path)]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert main([*B0, *PAPER, "--phi", "1", "--out", str(tmp_path)]) == 0
+    assert f"{tmp_path} also has B2, of an earlier run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "got none of them."),
+        ([*PAPER, "--released"], "got --alpha --beta --gamma and --released."),
+        (["--constants", "c.json", "--released"], "got --constants and --released."),
+        (["--alpha", "1.2"], "--beta and --gamma missing."),
+        (["--alpha", "-1.2", "--beta", "1", "--gamma", "1"], "`alpha, beta, gamma > 0`"),
+        (["--constants", "nowhere.json"], "nowhere.json cannot be read: No such file"),
+        ([*PAPER, "--phi", "nan"], "`-1000 <= phi <= 1000` must hold; got nan"),
+        ([*PAPER, "--phi", "60"], "Choose a smaller phi or alpha."),
+        ([*PAPER, "--phi"], "--phi needs at least one number."),
+        ([*PAPER, "--phi", "1", "1.00000001"], "agree in six digits"),
+        (["--released", "--phi", "9"], "--released has the members 0 to 8; got --phi 9."),
+        (["--released", "--phi", "0.5"], "--released has the members 0 to 8"),
+        (["--released", "--resolution-step", "0"], "Divisors must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "family"
+    assert main([*B0, *flags, "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "is not the constants.json of scaling_search.grid"),
+        ('{"alpha": 1.2, "beta": "1.1"}', "beta: Input should be a valid number; gamma: Field"),
+        ('{"alpha": 1.2, "beta": NaN, "gamma": 1}', "`alpha, beta, gamma > 0`"),
+    ],
+)
+def test_a_broken_constants_file_is_one_line(
+    content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text(content)
+    assert main([*B0, "--constants", str(file), "--out", str(tmp_path / "family")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_an_unknown_baseline_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--baseline", "b9", "--released", "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'b9' is neither a file nor a network of the zoo" in line
+
+
+def test_an_output_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "file"
+    out.write_text("")
+    assert main([*B0, "--released", "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{out} cannot be written" in line
+
+
+def test_no_torch_is_loaded() -> None:
+    modules = "scaling_search.family, scaling_search.candidates"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout == "False\n"
