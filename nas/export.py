@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from nas import cli
-from nas.formats import (
+from nas.models.formats import (
     FORMATS,
     INPUT,
     OUTPUT,
@@ -30,7 +30,7 @@ from nas.formats import (
     compare,
     trace,
 )
-from nas.saved_model import CARD, Model, load_model, read_json, sha256
+from nas.models.saved import CARD, Model, load_model, read_json, sha256
 from search_spaces.architecture import SCHEMA, Architecture
 from search_spaces.cost import count
 

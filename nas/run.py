@@ -19,11 +19,11 @@ from nas.cli import (
 from search_spaces.spaces import SPACES, FactorizedSpace, default_target_macs
 
 if TYPE_CHECKING:
-    from nas.execution import Workers
-    from nas.record import RunFolder
-    from nas.reward import Reward
-    from nas.search import SearchResult
-    from nas.task import Task
+    from nas.search.baseline import SearchResult
+    from nas.search.execution import Workers
+    from nas.search.record import RunFolder
+    from nas.search.reward import Reward
+    from nas.search.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +90,11 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Search as `settings` say; the exit status."""
-    from nas.execution import Workers
-    from nas.record import RunFolder
-    from nas.reward import Reward
-    from nas.strategies import load_strategy
-    from nas.task import default_gpus, load_task
+    from nas.search.execution import Workers
+    from nas.search.record import RunFolder
+    from nas.search.reward import Reward
+    from nas.search.strategies import load_strategy
+    from nas.search.task import default_gpus, load_task
 
     load_strategy(settings.strategy)
     gpus = settings.gpus_per_trial
@@ -145,7 +145,7 @@ def run(settings: Settings) -> int:
 
 
 def _load_space(name: str, task: "Task", target: float) -> FactorizedSpace:
-    from nas.evaluate import load_object
+    from nas.search.evaluate import load_object
 
     if name not in SPACES and ":" not in name:
         raise UserError(
@@ -162,7 +162,7 @@ def _plan(
     reward: "Reward",
     workers: "Workers",
 ) -> list[str]:
-    from nas.execution import num_cores
+    from nas.search.execution import num_cores
 
     place = "in this process" if workers.in_process else "on Ray Tune"
     kind = (
@@ -193,7 +193,7 @@ def _estimate(settings: Settings, task: "Task", space: FactorizedSpace, workers:
     """Time for everything, from a few timed training steps of a typical network."""
     import random
 
-    from nas.execution import limit_threads
+    from nas.search.execution import limit_threads
 
     limit_threads(workers.threads)
     rng = random.Random(settings.seed)
@@ -231,7 +231,7 @@ def _search(
     workers: "Workers",
     database: Path,
 ) -> "SearchResult":
-    from nas.search import Fidelity, TrialRunner, search
+    from nas.search.baseline import Fidelity, TrialRunner, search
 
     runner = TrialRunner(
         database, task.evaluator, reward, workers, probe=task.reference is not None
@@ -255,8 +255,8 @@ def _search(
 
 def _write_trials(folder: "RunFolder") -> None:
     """The tables of the record as it stands, finished or not."""
-    from nas.record import Record
-    from nas.report import trials_frame
+    from nas.search.record import Record
+    from nas.search.report import trials_frame
 
     for study, file in (("search", "trials.csv"), ("random", "random.csv")):
         record = Record.open(folder.database, study)
@@ -266,7 +266,7 @@ def _write_trials(folder: "RunFolder") -> None:
 
 
 def _write(folder: "RunFolder", result: "SearchResult", reward: "Reward", plan: list[str]) -> None:
-    from nas.report import finalists_frame, markdown, pareto_plot
+    from nas.search.report import finalists_frame, markdown, pareto_plot
 
     folder.write("baseline.json", result.baseline.to_json())
     folder.write("finalists.csv", finalists_frame(result.finalists).to_csv(index=False))
@@ -278,7 +278,7 @@ def _write(folder: "RunFolder", result: "SearchResult", reward: "Reward", plan: 
 
 
 def _summarize(settings: Settings, task: "Task", result: "SearchResult") -> None:
-    from nas.report import verdict
+    from nas.search.report import verdict
     from search_spaces.cost import count
 
     best = max(

@@ -17,13 +17,21 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 
-from nas import checkpoint, cli
-from nas.data import ImageData, Split, load_for_training, majority_share
-from nas.proxy_training import mirrors
-from nas.recipe import Augment, Optimizer, Precision, Recipe
-from nas.saved_model import CARD, sha256
-from nas.trained import WEIGHTS, Metrics, export_command, finished_training, report, write_model
-from nas.training import (
+from nas import cli
+from nas.data.dataset import ImageData, Split, load_for_training, majority_share
+from nas.models.saved import CARD, sha256
+from nas.models.trained import (
+    WEIGHTS,
+    Metrics,
+    export_command,
+    finished_training,
+    report,
+    write_model,
+)
+from nas.training import checkpoint
+from nas.training.proxy import mirrors
+from nas.training.recipe import Augment, Optimizer, Precision, Recipe
+from nas.training.trainer import (
     NORM_IMAGES,
     DivergedError,
     Trainer,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import (
+from nas.data.dataset import (
     DataError,
     ImageData,
     Split,

@@ -17,10 +17,10 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from nas import formats
 from nas.export import main, snippet
-from nas.formats import ExportError, compare
-from nas.saved_model import load_model
+from nas.models import formats
+from nas.models.formats import ExportError, compare
+from nas.models.saved import load_model
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.weights import save_weights

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nas.saved_model import ModelError, load_model
+from nas.models.saved import ModelError, load_model
 from tests.models import CLASSES, MEAN, SMALL, STD, trained
 
 

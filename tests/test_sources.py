@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas.data import DataError, load_for_search, load_for_training, native_size
+from nas.data.dataset import DataError, load_for_search, load_for_training, native_size
 from tests.trees import contents, counts, plant, write_mnist
 
 

@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from nas import checkpoint
-from nas.data import load_for_training
-from nas.saved_model import load_model, sha256
-from nas.score import accuracy
+from nas.data.dataset import load_for_training
+from nas.models.saved import load_model, sha256
 from nas.train import main
+from nas.training import checkpoint
+from nas.training.score import accuracy
 from search_spaces.architecture import Architecture, Stage, Stem
 from search_spaces.ops import MBConv
 from search_spaces.zoo import load_architecture

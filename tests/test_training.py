@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.transforms.v2 import functional as v2
 
-from nas.augment import (
+from nas.data.dataset import ImageData, Split, load_for_search
+from nas.training.augment import (
     MEAN,
     STD,
     Batches,
@@ -24,11 +25,10 @@ from nas.augment import (
     normalise,
     shift_and_flip,
 )
-from nas.data import ImageData, Split, load_for_search
-from nas.proxy_training import ProxyTraining, halve_if_out_of_memory
-from nas.recipe import Augment, Recipe, RecipeError
-from nas.score import estimate_norms
-from nas.training import (
+from nas.training.proxy import ProxyTraining, halve_if_out_of_memory
+from nas.training.recipe import Augment, Recipe, RecipeError
+from nas.training.score import estimate_norms
+from nas.training.trainer import (
     DivergedError,
     Trainer,
     TrainingError,

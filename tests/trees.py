@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas.data import Split
+from nas.data.dataset import Split
 
 
 def plant(root: Path, tree: dict[str, int], size: tuple[int, int] = (6, 4)) -> Path:

@@ -16,8 +16,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from nas.cli import UserError
-from nas.evaluate import load_object
-from nas.study import Proposal
+from nas.search.evaluate import load_object
+from nas.search.study import Proposal
 from search_spaces.spaces import Space
 
 Strategy = Callable[[int], BaseSampler]

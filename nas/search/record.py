@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.cli import UserError, atomic_write
-from nas.evaluate import Outcome
+from nas.search.evaluate import Outcome
 
 FORMAT = 1
 """Version of the run folder."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import UserError
-from nas.evaluate import Evaluator, Outcome, measure
-from nas.study import Job, Study
+from nas.search.evaluate import Evaluator, Outcome, measure
+from nas.search.study import Job, Study
 from search_spaces.architecture import Architecture
 
 CHEAP_SECONDS = 0.1
@@ -62,7 +62,7 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
 
     Args:
         study: Asked and told.
-        evaluator: Called as in `nas.evaluate`; with several workers it is shipped to each once.
+        evaluator: Called as in `nas.search.evaluate`; each worker gets it once.
         workers: How many jobs run at a time, and with what.
         probe: Whether the first job runs in the process, to see if the evaluator is so cheap
             that the others should too.

@@ -15,8 +15,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.cli import UserError
-from nas.evaluate import Outcome
-from nas.record import Record, all_records, outcome_of
+from nas.search.evaluate import Outcome
+from nas.search.record import Record, all_records, outcome_of
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 

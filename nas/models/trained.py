@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas.augment import MEAN, STD
 from nas.cli import UserError, atomic_write
-from nas.saved_model import CARD, read_json, sha256
+from nas.models.saved import CARD, read_json, sha256
+from nas.training.augment import MEAN, STD
 from search_spaces.architecture import SCHEMA
 from search_spaces.network import Network
 from search_spaces.weights import save_weights

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.images import DataError, printable
-from nas.sources import ACCEPTED, Files, Source, divided
+from nas.data.images import DataError, printable
+from nas.data.sources import ACCEPTED, Files, Source, divided
 
 _SPLITS = {
     "train": ("train", "training"),

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.folders import folder_source
-from nas.images import DataError, printable
-from nas.named import digits_source, torchvision_class, torchvision_source
-from nas.reading import fingerprint, notices, read, some
-from nas.sources import ACCEPTED, Source
-from nas.stratify import allocate, draw
+from nas.data.folders import folder_source
+from nas.data.images import DataError, printable
+from nas.data.named import digits_source, torchvision_class, torchvision_source
+from nas.data.reading import fingerprint, notices, read, some
+from nas.data.sources import ACCEPTED, Source
+from nas.data.stratify import allocate, draw
 
 MAX_NATIVE_SIZE = 224
 """Side in px of the store where none is asked for and the images are larger."""

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.augment import MEAN, STD, at_resolution, normalise
-from nas.data import Split
+from nas.data.dataset import Split
+from nas.training.augment import MEAN, STD, at_resolution, normalise
 
 NORM_IMAGES = 2048
 """Images that batch-norm statistics are estimated from."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.console import TrialLines
-from nas.evaluate import Evaluator
-from nas.execution import Workers, execute
-from nas.record import Record
-from nas.reward import Reward
-from nas.strategies import FixedProposer, SamplerProposer, load_strategy
-from nas.study import Objective, Proposal, Proposer, Result, Study, known_measurements
+from nas.search.console import TrialLines
+from nas.search.evaluate import Evaluator
+from nas.search.execution import Workers, execute
+from nas.search.record import Record
+from nas.search.reward import Reward
+from nas.search.strategies import FixedProposer, SamplerProposer, load_strategy
+from nas.search.study import Objective, Proposal, Proposer, Result, Study, known_measurements
 from search_spaces.adapt import adapt_resolution, fit_width, scale_widths
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count

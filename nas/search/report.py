@@ -10,7 +10,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from nas.cli import format_number
-from nas.search import Measured, SearchResult
+from nas.search.baseline import Measured, SearchResult
 
 
 def trials_frame(trials: Iterable[FrozenTrial], value: str = "reward") -> pd.DataFrame:

@@ -4,7 +4,7 @@ import math
 import time
 
 from nas.cli import format_duration, format_number
-from nas.study import Result, Study
+from nas.search.study import Result, Study
 
 
 class TrialLines:

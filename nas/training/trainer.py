@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from nas.augment import Batches, at_resolution, derive_seed, normalise
-from nas.data import Split
-from nas.recipe import Recipe, RecipeError
-from nas.score import NORM_IMAGES, DivergedError, accuracy, estimate_norms
+from nas.data.dataset import Split
+from nas.training.augment import Batches, at_resolution, derive_seed, normalise
+from nas.training.recipe import Recipe, RecipeError
+from nas.training.score import NORM_IMAGES, DivergedError, accuracy, estimate_norms
 from search_spaces.architecture import Architecture
 from search_spaces.network import Network
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from nas.augment import at_resolution
-from nas.data import ImageData, Split
-from nas.recipe import Recipe
-from nas.training import accuracy, build_network, choose_device, fit, seconds_per_image
+from nas.data.dataset import ImageData, Split
+from nas.training.augment import at_resolution
+from nas.training.recipe import Recipe
+from nas.training.trainer import accuracy, build_network, choose_device, fit, seconds_per_image
 from search_spaces.architecture import Architecture
 
 _KEPT = 2
@@ -45,7 +45,7 @@ class ProxyTraining:
         if self.data.search_validation is None:
             raise ValueError(
                 f"{self.data.name} was loaded without a search-validation split. "
-                "Load it with `nas.data.load_for_search`."
+                "Load it with `nas.data.dataset.load_for_search`."
             )
 
     def __call__(self, architecture: Architecture, *, epochs: int, seed: int) -> float:

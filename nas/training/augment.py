@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from nas.data import Split
-from nas.recipe import Recipe
+from nas.data.dataset import Split
+from nas.training.recipe import Recipe
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

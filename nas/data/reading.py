@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.images import DataError, Reading
-from nas.sources import Images
+from nas.data.images import DataError, Reading
+from nas.data.sources import Images
 
 _NAMED = 10  # problems that a message names; the rest it counts
 

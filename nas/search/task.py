@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError
-from nas.evaluate import Evaluator, load_object
+from nas.search.evaluate import Evaluator, load_object
 
 if TYPE_CHECKING:
-    from nas.data import ImageData
+    from nas.data.dataset import ImageData
 
 MIN_RESOLUTION = 8
 
@@ -45,7 +45,7 @@ class Task:
         """Lines for the terminal."""
         if self.data is None:
             return [f"data    none: accuracy comes from {self.reference}"]
-        from nas.data import majority_share
+        from nas.data.dataset import majority_share
 
         assert self.data.search_validation is not None
         share = majority_share(self.data.search_validation)
@@ -64,7 +64,7 @@ class Task:
         """Accuracy of always answering the largest class; 0 without data."""
         if self.data is None or self.data.search_validation is None:
             return 0.0
-        from nas.data import majority_share
+        from nas.data.dataset import majority_share
 
         return majority_share(self.data.search_validation)
 
@@ -82,7 +82,7 @@ def load_task(
     """Load what the flags name.
 
     Args:
-        data: Images, as `nas.data.load_for_search` takes them.
+        data: Images, as `nas.data.dataset.load_for_search` takes them.
         evaluator: ``my_module:function`` instead; then `data` is not used.
         resolution: Base resolution in px; None: the images' own, 224 px without images.
         store_size: Side of the stored images; None: `resolution`.
@@ -108,8 +108,8 @@ def load_task(
         )
     if data is None:
         raise UserError("Name images with `--data`, or a function with `--evaluator`.")
-    from nas.data import load_for_search, native_size
-    from nas.proxy_training import ProxyTraining
+    from nas.data.dataset import load_for_search, native_size
+    from nas.training.proxy import ProxyTraining
 
     resolution = resolution or max(MIN_RESOLUTION, min(224, native_size(data)))
     images = load_for_search(data, size=store_size or resolution, limit=max_images)

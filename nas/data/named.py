@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nas.images import DataError, explain, printable
-from nas.sources import ACCEPTED, Images, Items, Source, divided
+from nas.data.images import DataError, explain, printable
+from nas.data.sources import ACCEPTED, Images, Items, Source, divided
 
 
 def digits_source() -> Source:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from nas.images import (
+from nas.data.images import (
     Reading,
     check_header,
     explain,
@@ -20,7 +20,7 @@ from nas.images import (
     shorter_sides,
     store,
 )
-from nas.stratify import three_way
+from nas.data.stratify import three_way
 
 ACCEPTED = (
     "`--data` takes: digits; a folder with train/ and val/ or test/, or a folder of class folders; "
