@@ -6,10 +6,8 @@ import re
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -132,20 +130,3 @@ def command_line(module: str, settings: Any) -> str:
             values = value if isinstance(value, tuple) else (value,)
             words += [flag, *(f"{v:.12g}" if isinstance(v, float) else str(v) for v in values)]
     return shlex.join(words)
-
-
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file that is either there whole or not at all (temporary file, fsync, rename)."""
-    data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -6,7 +6,6 @@ it was loaded again and gave PyTorch's logits.
 """
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from nas.models.formats import (
 from nas.models.saved import CARD, Model, load_model, read_json, sha256
 from search_spaces.architecture import SCHEMA, Architecture
 from search_spaces.cost import count
+from search_spaces.files import atomic_write, publish
 
 BATCH_SIZES = (1, 3)
 """Batch sizes at which every file is compared with PyTorch."""
@@ -152,9 +152,9 @@ def write_files(
                 "checks": [asdict(check) for check in checks],
             }
         for name in formats:
-            _publish(Path(folder) / FORMATS[name].file, out)
+            publish(Path(folder) / FORMATS[name].file, out / FORMATS[name].file)
     card = describe(model, files, settings.include_preprocessing)
-    cli.atomic_write(out / CARD, json.dumps(card, indent=2) + "\n")
+    atomic_write(out / CARD, json.dumps(card, indent=2) + "\n")
     return files
 
 
@@ -231,12 +231,6 @@ def _refuse_foreign_card(out: Path, own: Path | None) -> None:
         raise ExportError(
             f"{card} describes another model and would be overwritten. Choose another --out."
         )
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(folder / temporary.name)
 
 
 if __name__ == "__main__":

@@ -90,17 +90,16 @@ class Settings:
 
 def run(settings: Settings) -> int:
     """Search as `settings` say; the exit status."""
-    from nas.search.execution import Workers
+    from nas.search.execution import workers_for
     from nas.search.record import RunFolder
     from nas.search.reward import Reward
     from nas.search.strategies import load_strategy
-    from nas.search.task import default_gpus, load_task
+    from nas.search.task import load_task
 
     load_strategy(settings.strategy)
-    gpus = settings.gpus_per_trial
-    if gpus is None:
-        gpus = default_gpus() if settings.evaluator is None else 0.0
-    workers = Workers(count=settings.workers, gpus_per_trial=gpus, ray_address=settings.ray_address)
+    workers = workers_for(
+        settings.workers, settings.gpus_per_trial, settings.ray_address, settings.evaluator
+    )
     task = load_task(
         data=settings.data,
         evaluator=settings.evaluator,
@@ -164,12 +163,6 @@ def _plan(
 ) -> list[str]:
     from nas.search.execution import num_cores
 
-    place = "in this process" if workers.in_process else "on Ray Tune"
-    kind = (
-        f"{workers.gpus_per_trial:g} GPU"
-        if workers.gpus_per_trial
-        else (f"{workers.threads} thread{'s' * (workers.threads > 1)}")
-    )
     form = "hard" if reward.hard else f"w = {reward.w:g}"
     choices = len(space.choices)
     cores = num_cores()
@@ -184,7 +177,7 @@ def _plan(
         f" · {task.resolution} px",
         f"target  T = {format_number(reward.target_macs)} multiply-adds (conv + linear), {form}",
         f"plan    {settings.trials} trials x {settings.epochs} epochs by {settings.strategy}, "
-        f"{workers.count} x {kind} {place} · {_estimate(settings, task, space, workers)}",
+        f"{workers.describe()} · {_estimate(settings, task, space, workers)}",
         *hint,
     ]
 

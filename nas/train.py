@@ -42,6 +42,7 @@ from nas.training.trainer import (
 )
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
+from search_spaces.files import atomic_write, differences, exclusive
 from search_spaces.network import Network
 from search_spaces.weights import load_weights, read_weights
 from search_spaces.zoo import load_architecture
@@ -165,7 +166,7 @@ def run(settings: Settings, command: str) -> int:
         _show_plan(prepare(settings))
         print("dry run: nothing was trained or written")
         return 0
-    with checkpoint.exclusive(settings.out):
+    with exclusive(settings.out, "--out"):
         job = prepare(settings)
         finished = finished_training(settings.out)
         if finished is not None:
@@ -299,7 +300,7 @@ def _train(job: Job) -> int:
         history.append({**row, "seconds": round(spent[-1], 3)})
         state = {"conditions": job.conditions, "history": history, "trainer": trainer.state()}
         checkpoint.save(folder, state)
-        cli.atomic_write(folder / HISTORY, pd.DataFrame(history).to_csv(index=False))
+        atomic_write(folder / HISTORY, pd.DataFrame(history).to_csv(index=False))
         left = sum(spent) / len(spent) * (recipe.epochs - trainer.epoch)
         print(_epoch_line(history, recipe.epochs, left), flush=True)
     return _finish(job, trainer, history)
@@ -320,7 +321,7 @@ def _resume(job: Job, trainer: Trainer) -> list[dict[str, Any]]:
 
 
 def _refuse_changes(job: Job, old: dict[str, Any]) -> None:
-    changes = checkpoint.differences(old, job.conditions)
+    changes = differences(old, job.conditions)
     if changes:
         raise cli.UserError(
             f"{job.settings.out} holds a training with other settings: {'; '.join(changes)}. "

@@ -17,6 +17,7 @@ from scaling_search.compound import Coefficients, default_rounding, member_name,
 from scaling_search.released import PAPER, RELEASED, release, released_rounding
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
+from search_spaces.files import atomic_write
 from search_spaces.rounding import Rounding
 from search_spaces.zoo import load_architecture
 
@@ -294,8 +295,8 @@ def _tabulated(rows: Sequence[dict[str, Any]]) -> str:
 def _write(members: Sequence[Member], table: pd.DataFrame, out: Path) -> None:
     try:
         for member in members:
-            cli.atomic_write(out / f"{member.name}.json", member.architecture.to_json())
-        cli.atomic_write(out / "family.csv", table.to_csv(index=False))
+            atomic_write(out / f"{member.name}.json", member.architecture.to_json())
+        atomic_write(out / "family.csv", table.to_csv(index=False))
         others = {file.stem for file in out.glob("B*.json")} - {member.name for member in members}
     except OSError as error:
         raise cli.UserError(f"{out} cannot be written: {error.strerror}.") from error

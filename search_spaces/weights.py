@@ -4,7 +4,6 @@ The names of the others are derived from the walk. They exist for networks of MB
 head, which is what timm and torchvision build under these names.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from search_spaces.architecture import Architecture, Unit, units
+from search_spaces.files import atomic_write
 from search_spaces.layers import Classifier, Conv, SqueezeExcite
 from search_spaces.network import Network
 from search_spaces.ops import MBConv
@@ -69,15 +69,7 @@ def load_weights(
 def save_weights(network: Network, path: Path) -> None:
     """Write the network's weights to a safetensors file, whole or not at all."""
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(state))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic_write(path, safetensors.torch.save(state))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

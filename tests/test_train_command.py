@@ -26,6 +26,7 @@ from nas.train import main
 from nas.training import checkpoint
 from nas.training.score import accuracy
 from search_spaces.architecture import Architecture, Stage, Stem
+from search_spaces.files import exclusive
 from search_spaces.ops import MBConv
 from search_spaces.zoo import load_architecture
 
@@ -341,7 +342,7 @@ def test_impossible_settings_are_explained(
 def test_two_trainings_do_not_share_a_folder(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with checkpoint.exclusive(tmp_path):
+    with exclusive(tmp_path, "--out"):
         assert main(flags(arch, data, tmp_path)) == 2
     assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
     assert main(flags(arch, data, tmp_path, 1)) == 0

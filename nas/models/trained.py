@@ -8,10 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas.cli import UserError, atomic_write
+from nas.cli import UserError
 from nas.models.saved import CARD, read_json, sha256
 from nas.training.augment import MEAN, STD
 from search_spaces.architecture import SCHEMA
+from search_spaces.files import atomic_write
 from search_spaces.network import Network
 from search_spaces.weights import save_weights
 

@@ -51,6 +51,31 @@ class Workers:
         """
         return 1 if self.in_process else max(1, num_cores() // self.count)
 
+    def describe(self) -> str:
+        """For people: `2 x 1 thread on Ray Tune`."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        kind = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial else threads
+        return f"{self.count} x {kind} {'in this process' if self.in_process else 'on Ray Tune'}"
+
+
+def workers_for(
+    count: int, gpus_per_trial: float | None, ray_address: str | None, evaluator: str | None
+) -> Workers:
+    """Workers as the flags say; without word on GPUs one a trial, if there are any.
+
+    A user's own evaluator gets GPUs on request only.
+
+    Raises:
+        UserError: The flags break a rule.
+    """
+    if gpus_per_trial is None:
+        gpus_per_trial = 0.0
+        if evaluator is None:
+            import torch
+
+            gpus_per_trial = 1.0 if torch.cuda.is_available() else 0.0
+    return Workers(count=count, gpus_per_trial=gpus_per_trial, ray_address=ray_address)
+
 
 def num_cores() -> int:
     """Cores that this process may use."""

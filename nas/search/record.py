@@ -1,8 +1,6 @@
 """The durable record of a run: one folder, one lock, one SQLite file of Optuna studies."""
 
-import fcntl
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -15,8 +13,9 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.cli import UserError, atomic_write
+from nas.cli import UserError
 from nas.search.evaluate import Outcome
+from search_spaces.files import atomic_write, differences, exclusive
 
 FORMAT = 1
 """Version of the run folder."""
@@ -37,28 +36,14 @@ class RunFolder:
         """Lock the folder.
 
         Raises:
-            UserError: It cannot be written, or another process holds it.
+            FolderError: It cannot be written, or another process holds it.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+")
-        except OSError as error:
-            raise UserError(f"`--run-dir {self.path}` cannot be written: {error}.") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            raise UserError(
-                f"{self.path} is in use by process {self._lock.read().strip()}. "
-                "Wait for it, stop it, or choose another --run-dir."
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
+        self._lock = exclusive(self.path, "--run-dir")
+        self._lock.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._lock.__exit__(None, None, None)
 
     @property
     def database(self) -> Path:
@@ -87,14 +72,9 @@ class RunFolder:
                 raise UserError(
                     f"{file} is not readable ({error}); choose another --run-dir."
                 ) from error
-            differences = [
-                f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-                for key in dict.fromkeys([*old, *new])
-                if old.get(key) != new.get(key)
-            ]
-            if differences:
+            if changes := differences(old, new):
                 raise UserError(
-                    f"{self.path} was started with other conditions: {'; '.join(differences)}. "
+                    f"{self.path} was started with other conditions: {'; '.join(changes)}. "
                     "Its trials would not compare. Restore them, or choose a new --run-dir."
                 )
         content = {"conditions": new, "settings": dict(settings)}

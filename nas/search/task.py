@@ -119,10 +119,3 @@ def load_task(
         resolution=resolution,
         num_classes=len(images.classes),
     )
-
-
-def default_gpus() -> float:
-    """One GPU a trial where there is one, else none."""
-    import torch
-
-    return 1.0 if torch.cuda.is_available() else 0.0

@@ -1,32 +1,28 @@
-"""A training's folder: one process at a time, and a checkpoint that survives kill -9.
+"""The checkpoint of a training, which survives kill -9.
 
 A checkpoint holds tensors and plain types and is read with ``weights_only=True``. It is written
 whole or not at all; the one before is kept, and stands in where the newest is damaged.
 """
 
-import fcntl
 import hashlib
 import io
-import os
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from nas.cli import atomic_write
+from search_spaces.files import atomic_write
 
 NAME = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
-
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class CheckpointError(ValueError):
-    """A training's folder that cannot be used as asked."""
+    """Checkpoints that cannot be gone on from."""
 
 
 class Loaded(NamedTuple):
@@ -77,42 +73,3 @@ def load(folder: Path) -> Loaded:
             "Delete them to start again, or choose another --out."
         )
     return Loaded(None, ())
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One phrase for every changed value, nested ones too, such as `seed was 0, now 1`."""
-    phrases = []
-    for key in dict.fromkeys([*old, *new]):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            phrases += differences(before, after)
-        elif before != after:
-            phrases.append(f"{key} was {before!r}, now {after!r}")
-    return phrases
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Make the folder and keep other trainings out; the lock ends with the process, however.
-
-    Raises:
-        CheckpointError: It cannot be written, or another process holds it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise CheckpointError(f"`--out {folder}` cannot be written: {error}.") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise CheckpointError(
-                f"{folder} is in use by process {lock.read().strip()}. "
-                "Wait for it, stop it, or choose another --out."
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield

@@ -1,0 +1,78 @@
+"""Files and folders that survive a kill at any moment: whole files, one process at a time."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class FolderError(ValueError):
+    """A folder that this process cannot write or may not use now."""
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file that is either there whole or not at all; its folder is made.
+
+    Raises:
+        OSError: It cannot be written. What was there before still is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        publish(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a complete file, on the same file system, its final name."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())  # else a power cut could leave the name with no content
+    temporary.replace(path)
+
+
+@contextmanager
+def exclusive(folder: Path, flag: str) -> Iterator[None]:
+    """Make a folder and keep other processes out; the lock ends with the process, however.
+
+    Args:
+        folder: The folder to work in.
+        flag: The flag that names it, such as `--out`, for the error messages.
+
+    Raises:
+        FolderError: It cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise FolderError(f"`{flag} {folder}` cannot be written: {error}.") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise FolderError(
+                f"{folder} is in use by process {lock.read().strip()}. "
+                f"Wait for it, stop it, or choose another {flag}."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One phrase for every changed value, nested ones too, such as `seed was 0, now 1`."""
+    phrases = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            phrases += differences(before, after)
+        elif before != after:
+            phrases.append(f"{key} was {before!r}, now {after!r}")
+    return phrases
