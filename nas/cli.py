@@ -6,7 +6,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import fields
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -116,17 +116,24 @@ class _Interruptible:
         raise KeyboardInterrupt
 
 
-def command_line(module: str, settings: Any) -> str:
-    """The command that gives these settings; flags at their defaults are left out."""
+def command_line(module: str, settings: Any, only: Container[str] | None = None) -> str:
+    """The command that gives these settings, or `only` some; those at their defaults are left
+    out."""
     words = ["python", "-m", module]
     for field in fields(settings):
+        if only is not None and field.name not in only:
+            continue
         value = getattr(settings, field.name)
         flag = "--" + field.name.replace("_", "-")
         if value == field.default:
             continue
-        if isinstance(value, bool):
+        if isinstance(value, bool) and isinstance(field.default, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words += [flag, *(f"{v:.12g}" if isinstance(v, float) else str(v) for v in values)]
+            words += [flag, *map(_flag_value, values)]
     return shlex.join(words)
+
+
+def _flag_value(value: Any) -> str:
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,10 +1,12 @@
 """`python -m nas.run`: search a baseline network on the user's images."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from nas.cli import (
     OptionalNumber,
@@ -16,7 +18,9 @@ from nas.cli import (
 from nas.cli import (
     main as cli_main,
 )
-from search_spaces.spaces import SPACES, FactorizedSpace, default_target_macs
+from nas.search.options import CARRIED_OVER, TrialOptions
+from search_spaces.cost import count
+from search_spaces.spaces import SPACES, FactorizedSpace, Space, default_target_macs, sample
 
 if TYPE_CHECKING:
     from nas.search.baseline import SearchResult
@@ -27,20 +31,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(TrialOptions):
     """Flags of `nas.run`."""
 
-    data: str = "digits"
-    """Images: `digits` (embedded), a folder (train/ with val/ or test/, or class folders), or a
-    torchvision dataset such as CIFAR10@/path."""
     run_dir: Path = Path("runs/search")
     """Where the record is kept; the same command on the same folder resumes."""
     space: str = "mnasnet"
     """`mnasnet`, `efficientnet` (MBConv only), or my_module:function of your own."""
     trials: int = 50
     """Networks to try. More may be asked of a folder later."""
-    epochs: int = 5
-    """Epochs of a proxy training."""
     finalists: int = 3
     """Best networks to train longer with several seeds, beside the best of random search and
     stock EfficientNet-B0; 0: none, and no comparison."""
@@ -50,9 +49,6 @@ class Settings:
     """Seeds of these trainings."""
     strategy: str = "tpe"
     """`random`, `tpe`, or my_module:factory, a function of a seed that gives an Optuna sampler."""
-    evaluator: str | None = None
-    """my_module:function, called as f(architecture, epochs=..., seed=...), that returns accuracy
-    in [0, 1]; `--data` is not used then."""
     target_flops: OptionalNumber = None
     """T of the reward, in multiply-adds (conv + linear); by default 400M at 224 px, in proportion
     to the pixels."""
@@ -64,42 +60,23 @@ class Settings:
     """Side of the images in px; by default their own, at most 224."""
     num_classes: int | None = None
     """Classes, for an `--evaluator`; images tell theirs."""
-    max_images: int | None = None
-    """Use at most this many training images."""
-    flip: bool | None = None
-    """Mirror images in training; by default for all data but digits."""
-    workers: int = 1
-    """Trials at a time; more than one run on Ray Tune."""
-    gpus_per_trial: float | None = None
-    """GPUs of a trial, fractions too; by default 1 where there is one."""
-    ray_address: str | None = None
-    """A Ray cluster to run on; by default this machine, whatever cluster is about."""
-    seed: int = 0
-    """Of the search and of the trainings."""
-    dry_run: bool = False
-    """Print the plan and the estimated time, and stop."""
 
     def __post_init__(self) -> None:
-        for name in ("trials", "epochs", "finalist_seeds"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"`--{flag}` must be at least 1, but got {getattr(self, name)}.")
-        if self.finalists < 0 or self.seed < 0:
-            raise UserError("`--finalists` and `--seed` must not be negative.")
+        super().__post_init__()
+        self._check_positive("trials", "finalist_epochs", "finalist_seeds", "num_classes")
+        if self.finalists < 0:
+            raise UserError(f"`--finalists` must not be negative, but got {self.finalists}.")
 
 
 def run(settings: Settings) -> int:
     """Search as `settings` say; the exit status."""
-    from nas.search.execution import workers_for
     from nas.search.record import RunFolder
     from nas.search.reward import Reward
     from nas.search.strategies import load_strategy
     from nas.search.task import load_task
 
     load_strategy(settings.strategy)
-    workers = workers_for(
-        settings.workers, settings.gpus_per_trial, settings.ray_address, settings.evaluator
-    )
+    workers = settings.where()
     task = load_task(
         data=settings.data,
         evaluator=settings.evaluator,
@@ -107,8 +84,11 @@ def run(settings: Settings) -> int:
         num_classes=settings.num_classes,
         max_images=settings.max_images,
         flip=settings.flip,
+        device="auto" if workers.gpus_per_trial else "cpu",
     )
-    target = settings.target_flops or default_target_macs(task.resolution, task.num_classes)
+    target = settings.target_flops
+    if target is None:
+        target = default_target_macs(task.resolution, task.num_classes)
     reward = Reward(target, settings.w, settings.hard)
     space = _load_space(settings.space, task, target)
     for line in (plan := _plan(settings, task, space, reward, workers)):
@@ -120,6 +100,7 @@ def run(settings: Settings) -> int:
         conditions = {
             "command": "nas.run",
             "space": settings.space,
+            "choices": f"{crc32(repr(space.choices).encode()):08x}",
             "resolution": task.resolution,
             "num_classes": task.num_classes,
             "target_macs": target,
@@ -143,7 +124,7 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _load_space(name: str, task: "Task", target: float) -> FactorizedSpace:
+def _load_space(name: str, task: "Task", target: float) -> Space:
     from nas.search.evaluate import load_object
 
     if name not in SPACES and ":" not in name:
@@ -157,24 +138,24 @@ def _load_space(name: str, task: "Task", target: float) -> FactorizedSpace:
 def _plan(
     settings: Settings,
     task: "Task",
-    space: FactorizedSpace,
+    space: Space,
     reward: "Reward",
     workers: "Workers",
 ) -> list[str]:
-    from nas.search.execution import num_cores
+    from nas.cores import num_cores
 
     form = "hard" if reward.hard else f"w = {reward.w:g}"
     choices = len(space.choices)
+    width = f"base width {space.base_width:g} · " if isinstance(space, FactorizedSpace) else ""
     cores = num_cores()
     hint = (
         [f"hint    1 of {cores} cores is used: --workers {cores} runs that many trials at a time"]
-        if workers.in_process and task.data is not None and not workers.gpus_per_trial and cores > 1
+        if workers.in_process and task.training and not workers.gpus_per_trial and cores > 1
         else []
     )
     return [
         *task.describe(),
-        f"space   {space.name} · {choices} choices · base width {space.base_width:g}"
-        f" · {task.resolution} px",
+        f"space   {space.name} · {choices} choices · {width}{task.resolution} px",
         f"target  T = {format_number(reward.target_macs)} multiply-adds (conv + linear), {form}",
         f"plan    {settings.trials} trials x {settings.epochs} epochs by {settings.strategy}, "
         f"{workers.describe()} · {_estimate(settings, task, space, workers)}",
@@ -182,15 +163,16 @@ def _plan(
     ]
 
 
-def _estimate(settings: Settings, task: "Task", space: FactorizedSpace, workers: "Workers") -> str:
+def _estimate(settings: Settings, task: "Task", space: Space, workers: "Workers") -> str:
     """Time for everything, from a few timed training steps of a typical network."""
     import random
 
-    from nas.search.execution import limit_threads
+    from nas.cores import limit_threads
 
     limit_threads(workers.threads)
     rng = random.Random(settings.seed)
-    typical = sorted((space.decode(space.sample(rng)) for _ in range(9)), key=lambda a: _macs(a))[4]
+    networks = (space.decode(sample(space, rng)) for _ in range(9))
+    typical = sorted(networks, key=lambda a: count(a).macs)[4]
     seconds = task.seconds_per_epoch(typical)
     if seconds is None:
         return "time known after the first trials"
@@ -199,10 +181,9 @@ def _estimate(settings: Settings, task: "Task", space: FactorizedSpace, workers:
     if settings.finalists == 0:
         return f"about {format_duration(proxies)}"
     epochs = settings.finalist_epochs or 3 * settings.epochs
-    networks = (
-        2 * settings.finalists + 1 if settings.strategy != "random" else (settings.finalists + 1)
-    )
-    finals = seconds * epochs * settings.finalist_seeds * networks / workers.count
+    searches = 1 if settings.strategy == "random" else 2
+    jobs = settings.finalist_seeds * (searches * settings.finalists + 1)
+    finals = seconds * epochs * jobs / workers.count
     control = 0.0 if settings.strategy == "random" else proxies
     return (
         f"about {format_duration(proxies + control + finals)} (search {format_duration(proxies)}"
@@ -210,16 +191,10 @@ def _estimate(settings: Settings, task: "Task", space: FactorizedSpace, workers:
     )
 
 
-def _macs(architecture: object) -> int:
-    from search_spaces.cost import count
-
-    return count(architecture).macs  # type: ignore[arg-type]
-
-
 def _search(
     settings: Settings,
     task: "Task",
-    space: FactorizedSpace,
+    space: Space,
     reward: "Reward",
     workers: "Workers",
     database: Path,
@@ -254,7 +229,8 @@ def _write_trials(folder: "RunFolder") -> None:
     for study, file in (("search", "trials.csv"), ("random", "random.csv")):
         record = Record.open(folder.database, study)
         if record is not None:
-            folder.write(file, trials_frame(record.trials()).to_csv(index=False))
+            if trials := record.trials():
+                folder.write(file, trials_frame(trials).to_csv(index=False))
             record.close()
 
 
@@ -262,7 +238,8 @@ def _write(folder: "RunFolder", result: "SearchResult", reward: "Reward", plan: 
     from nas.search.report import finalists_frame, markdown, pareto_plot
 
     folder.write("baseline.json", result.baseline.to_json())
-    folder.write("finalists.csv", finalists_frame(result.finalists).to_csv(index=False))
+    if result.finalists:
+        folder.write("finalists.csv", finalists_frame(result.finalists).to_csv(index=False))
     for i, network in enumerate(result.finalists):
         name = f"{network.origin.replace(' ', '-').lower()}-{i}.json"
         folder.write(f"finalists/{name}", network.architecture.to_json())
@@ -272,12 +249,11 @@ def _write(folder: "RunFolder", result: "SearchResult", reward: "Reward", plan: 
 
 def _summarize(settings: Settings, task: "Task", result: "SearchResult") -> None:
     from nas.search.report import verdict
-    from search_spaces.cost import count
 
     best = max(
         (r.outcome.accuracy for r in result.search if r.outcome.accuracy is not None), default=0.0
     )
-    if task.data is not None and best <= task.majority + 0.02:
+    if task.training and best <= task.majority + 0.02:
         print(
             f"WARNING no trial is better than the largest class ({task.majority:.1%}): these "
             "networks have learnt nothing. Train longer (--epochs), or look at the data."
@@ -295,10 +271,8 @@ def _summarize(settings: Settings, task: "Task", result: "SearchResult") -> None
         print(f"        {line}")
     folder = settings.run_dir
     print(f"wrote   {folder}/baseline.json, trials.csv, report.md, pareto.png")
-    source = (
-        f"--evaluator {settings.evaluator}" if settings.evaluator else f"--data {settings.data}"
-    )
-    print(f"next    python -m scaling_search.grid --baseline {folder}/baseline.json {source}")
+    following = command_line("scaling_search.grid", settings, only=CARRIED_OVER)
+    print(f"next    {following} --baseline {shlex.quote(f'{folder}/baseline.json')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,20 +5,16 @@ Writes `model.safetensors`, `model.json` (architecture, classes, preprocessing, 
 stopped, and ends with the weights of a training that was never stopped.
 """
 
-import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
-import torch
+from typing import Literal
 
 from nas import cli
-from nas.data.dataset import ImageData, Split, load_for_training, majority_share
+from nas.cores import num_cores
+from nas.data.dataset import load_for_training, majority_share
 from nas.models.saved import CARD, sha256
 from nas.models.trained import (
     WEIGHTS,
@@ -28,26 +24,13 @@ from nas.models.trained import (
     report,
     write_model,
 )
-from nas.training import checkpoint
+from nas.training.job import HISTORY, Job, Trained, refuse_changes, show_plan, train
+from nas.training.parts import choose_device
 from nas.training.proxy import mirrors
 from nas.training.recipe import Augment, Optimizer, Precision, Recipe
-from nas.training.trainer import (
-    NORM_IMAGES,
-    DivergedError,
-    Trainer,
-    accuracy,
-    build_network,
-    choose_device,
-    seconds_per_image,
-)
-from search_spaces.architecture import Architecture
-from search_spaces.cost import count
-from search_spaces.files import atomic_write, differences, exclusive
-from search_spaces.network import Network
-from search_spaces.weights import load_weights, read_weights
+from nas.training.score import DivergedError
+from search_spaces.files import exclusive
 from search_spaces.zoo import load_architecture
-
-HISTORY = "history.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,38 +79,13 @@ class Settings:
     precision: Precision = "auto"
     """auto: fp32 on the CPU, bf16 (else fp16) on CUDA."""
     threads: int | None = None
-    """CPU threads. Default: PyTorch's choice."""
+    """CPU threads. Default: all cores where a few timed steps are clearly faster with them, else
+    one; a training that goes on keeps its number."""
     loader_workers: int | None = None
     """Processes that augment, where each image has its own crop. Default: none on the CPU, which
     is busy anyway; up to 8 with CUDA."""
     dry_run: bool = False
     """Show the plan and stop; nothing is written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Settings, made definite by what they name."""
-
-    settings: Settings
-    architecture: Architecture
-    """With the data's number of classes."""
-    data: ImageData
-    recipe: Recipe
-    device: torch.device
-    workers: int
-    conditions: dict[str, Any]
-    """What the outcome depends on; a training goes on only under the same."""
-
-    def network(self) -> Network:
-        """The network to start from."""
-        network = build_network(self.architecture, self.settings.seed)
-        if self.settings.init_weights is not None:
-            state = read_weights(self.settings.init_weights)
-            naming = load_weights(
-                network, state, reset_classifier=_other_classes(state, self.architecture)
-            )
-            print(f"init    {self.settings.init_weights} ({naming} naming)")
-        return network
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,23 +118,22 @@ def run(settings: Settings, command: str) -> int:
         if value is not None and value < least:
             name = flag.replace("_", "-")
             raise cli.UserError(f"`--{name}` must be at least {least}, but got {value}.")
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     if settings.dry_run:
-        _show_plan(prepare(settings))
+        job = prepare(settings)
+        show_plan(job, job.pace(job.threads))
         print("dry run: nothing was trained or written")
         return 0
     with exclusive(settings.out, "--out"):
         job = prepare(settings)
         finished = finished_training(settings.out)
         if finished is not None:
-            _refuse_changes(job, finished.conditions)
+            refuse_changes(job, finished.conditions)
             print(f"done    {settings.out} holds this training, finished; nothing was repeated")
             report(settings.out, finished.metrics)
             print(f"next    {export_command(settings.out)}")
             return 0
         try:
-            return _train(job)
+            _finish(job, train(job))
         except DivergedError as error:
             print(
                 f"error: the training diverged, {error}. Lower --learning-rate "
@@ -187,6 +144,7 @@ def run(settings: Settings, command: str) -> int:
         except KeyboardInterrupt:
             print(f"\n^C      finished epochs are saved. Resume with: {command}")
             raise
+    return 0
 
 
 def prepare(settings: Settings) -> Job:
@@ -221,14 +179,17 @@ def prepare(settings: Settings) -> Job:
     }
     workers = settings.loader_workers
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+        workers = min(8, num_cores()) if device.type == "cuda" else 0
     return Job(
-        settings=settings,
+        out=settings.out,
         architecture=architecture,
         data=data,
         recipe=recipe,
+        init_weights=weights,
+        seed=settings.seed,
         device=device,
         workers=workers,
+        threads=settings.threads,
         conditions=conditions,
     )
 
@@ -253,123 +214,26 @@ def _recipe(settings: Settings) -> Recipe:
     )
 
 
-def _show_plan(job: Job, finished: int = 0) -> None:
-    architecture, recipe, images = job.architecture, job.recipe, len(job.data.train)
-    cost = count(architecture)
-    print(
-        f"model   {architecture.name} · {cli.format_number(cost.params)} params · "
-        f"{cli.format_number(cost.macs)} MACs · {architecture.resolution} px"
-    )
-    each = seconds_per_image(
-        architecture, job.data.train, recipe, device=job.device, workers=job.workers
-    )
-    batch, steps, epochs = recipe.batch(images), recipe.steps(images), recipe.epochs - finished
-    # Evaluation runs forward only: a third of a training step's work, with no augmentation.
-    judged = 0 if job.data.validation is None else NORM_IMAGES + len(job.data.validation)
-    seconds = each * epochs * (steps * batch + judged / 3)
-    mirrored = "mirrored" if recipe.flip and recipe.augment != "none" else "not mirrored"
-    print(
-        f"plan    {epochs} epochs x {steps} steps of {batch} images · "
-        f"{recipe.augment}, {mirrored} · {recipe.optimizer}, peak rate "
-        f"{recipe.peak_rate(images):.3g} · {job.device.type} · "
-        f"about {cli.format_duration(seconds)}"
-    )
-
-
-def _train(job: Job) -> int:
-    """Train from the newest checkpoint, or from the start, to the end."""
-    folder, recipe, data = job.settings.out, job.recipe, job.data
-    trainer = Trainer(
-        job.network(),
-        data.train,
-        recipe,
-        seed=job.settings.seed,
-        device=job.device,
-        workers=job.workers,
-    )
-    history = _resume(job, trainer)
-    if trainer.epoch < recipe.epochs:
-        _show_plan(job, trainer.epoch)
-    spent: list[float] = []
-    while trainer.epoch < recipe.epochs:
-        start = time.monotonic()
-        row: dict[str, Any] = {"epoch": trainer.epoch + 1, "loss": trainer.run_epoch()}
-        if data.validation is not None:
-            row["val_accuracy"] = _accuracy(trainer.evaluable(), data.validation, job)
-        spent.append(time.monotonic() - start)
-        history.append({**row, "seconds": round(spent[-1], 3)})
-        state = {"conditions": job.conditions, "history": history, "trainer": trainer.state()}
-        checkpoint.save(folder, state)
-        atomic_write(folder / HISTORY, pd.DataFrame(history).to_csv(index=False))
-        left = sum(spent) / len(spent) * (recipe.epochs - trainer.epoch)
-        print(_epoch_line(history, recipe.epochs, left), flush=True)
-    return _finish(job, trainer, history)
-
-
-def _resume(job: Job, trainer: Trainer) -> list[dict[str, Any]]:
-    """Bring the trainer to the newest checkpoint, if there is one; the history until there."""
-    folder = job.settings.out
-    loaded = checkpoint.load(folder)
-    for name in loaded.damaged:
-        print(f"WARNING {folder / name} is damaged and was not used")
-    if loaded.state is None:
-        return []
-    _refuse_changes(job, loaded.state["conditions"])
-    trainer.load_state(loaded.state["trainer"])
-    print(f"resume  {folder} after epoch {trainer.epoch} of {job.recipe.epochs}")
-    return loaded.state["history"]
-
-
-def _refuse_changes(job: Job, old: dict[str, Any]) -> None:
-    changes = differences(old, job.conditions)
-    if changes:
-        raise cli.UserError(
-            f"{job.settings.out} holds a training with other settings: {'; '.join(changes)}. "
-            "Restore them, or choose another --out."
-        )
-
-
-def _epoch_line(history: list[dict[str, Any]], epochs: int, left: float) -> str:
-    last = history[-1]
-    parts = [f" {last['epoch']:>{len(str(epochs))}}/{epochs}", f"loss {last['loss']:.4f}"]
-    if "val_accuracy" in last:
-        best = max(row["val_accuracy"] for row in history)
-        mark = "*" if last["val_accuracy"] == best else " "
-        parts.append(f"val {last['val_accuracy']:.4f} {mark} best {best:.4f}")
-    return "   ".join([*parts, f"eta {cli.format_duration(left)}"])
-
-
-def _finish(job: Job, trainer: Trainer, history: list[dict[str, Any]]) -> int:
+def _finish(job: Job, trained: Trained) -> None:
     """Evaluate the last weights and write the model."""
-    folder, data = job.settings.out, job.data
-    network = trainer.evaluable()
-    metrics: Metrics = {"train_loss": history[-1]["loss"]}
+    folder, data = job.out, job.data
+    metrics: Metrics = {"train_loss": trained.history[-1]["loss"]}
     for name, split in (("validation", data.validation), ("test", data.test)):
-        metrics[f"{name}_accuracy"] = None if split is None else _accuracy(network, split, job)
+        measured = None if split is None else job.accuracy(trained.network, split)
+        metrics[f"{name}_accuracy"] = measured
         metrics[f"{name}_majority_share"] = None if split is None else majority_share(split)
-    write_model(folder, network, classes=data.classes, conditions=job.conditions, metrics=metrics)
+    write_model(
+        folder, trained.network, classes=data.classes, conditions=job.conditions, metrics=metrics
+    )
     report(folder, metrics)
     print(f"wrote   {folder}/{{{WEIGHTS},{CARD},{HISTORY}}}")
     print(f"next    {export_command(folder)}")
-    return 0
-
-
-def _accuracy(network: Network, split: Split, job: Job) -> float:
-    return accuracy(network, split, resolution=job.architecture.resolution, device=job.device)
 
 
 def _digest_of(weights: Path) -> str:
     if not weights.is_file():
         raise cli.UserError(f"There is no weights file {weights}; name one with --init-weights.")
     return sha256(weights)[:12]
-
-
-def _other_classes(state: dict[str, torch.Tensor], architecture: Architecture) -> bool:
-    """Whether the classifier of `state`, in whatever naming, is for another number of classes."""
-    return any(
-        name.startswith("classifier.") and len(tensor) != architecture.num_classes
-        for name, tensor in state.items()
-    )
 
 
 if __name__ == "__main__":

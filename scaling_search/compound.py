@@ -54,6 +54,11 @@ class Coefficients:
         """alpha * beta^2 * gamma^2: by how much MACs grow per unit of phi, before rounding."""
         return self.alpha * self.beta**2 * self.gamma**2
 
+    @property
+    def label(self) -> str:
+        """`1.2/1.1/1.15`, for tables and lists."""
+        return "/".join(f"{value:g}" for value in self.values)
+
     def factors(self, phi: float) -> tuple[float, float, float]:
         """`(depth, width, resolution)` factors at `phi`.
 

@@ -28,8 +28,8 @@ _AXES = ("depth", "width", "resolution")
 class Settings:
     """Give the coefficients by --constants, by --alpha --beta --gamma, or by --released."""
 
-    baseline: str
-    """An architecture's JSON file, or a zoo name such as efficientnet-b0."""
+    baseline: str | None = None
+    """An architecture's JSON file, or a zoo name; without it --released takes efficientnet-b0."""
     out: Path
     """Folder for B0.json, B1.json, ... and family.csv."""
     constants: Path | None = None
@@ -96,7 +96,7 @@ def run(settings: Settings) -> int:
         ValueError: Settings, files or coefficients from which no family can be made.
     """
     phis = _phis(settings)
-    base = load_architecture(settings.baseline)
+    base = load_architecture(_baseline(settings))
     coefficients = _coefficients(settings, base)
     macs = count(base).macs
     print(
@@ -173,6 +173,17 @@ def _phis(settings: Settings) -> list[float]:
             f"{', '.join(map(repr, phis))}."
         )
     return phis
+
+
+def _baseline(settings: Settings) -> str:
+    if settings.baseline is not None:
+        return settings.baseline
+    if settings.released:
+        return "efficientnet-b0"
+    raise cli.UserError(
+        "--baseline is missing: an architecture's JSON file, or a zoo name such as "
+        "efficientnet-b0. Only --released has a default."
+    )
 
 
 def _coefficients(settings: Settings, base: Architecture) -> Coefficients | None:

@@ -1,15 +1,16 @@
 """`python -m scaling_search.grid`: find alpha, beta, gamma by training scaled candidates."""
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from nas.cli import UserError, command_line, format_duration, format_number
+from nas.cli import command_line, format_duration, format_number
 from nas.cli import main as cli_main
+from nas.search.options import TrialOptions
 from scaling_search.candidates import (
     Candidate,
     Grid,
@@ -17,7 +18,8 @@ from scaling_search.candidates import (
     candidates_table,
     find_candidates,
 )
-from scaling_search.compound import default_rounding
+from scaling_search.compound import Coefficients, default_rounding
+from search_spaces.adapt import adapt_resolution
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.rounding import Rounding
@@ -28,20 +30,17 @@ if TYPE_CHECKING:
     from nas.search.record import RunFolder
     from nas.search.study import Study
     from nas.search.task import Task
-    from scaling_search.constants import Ranking
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(TrialOptions):
     """Flags of `scaling_search.grid`."""
 
     baseline: str
     """The network to scale: the baseline.json of nas.run, or a zoo name."""
-    data: str = "digits"
-    """Images, as for nas.run."""
-    evaluator: str | None = None
-    """my_module:function, called as f(architecture, epochs=..., seed=...), that returns accuracy
-    in [0, 1]; `--data` is not used then."""
+    resolution: int | None = None
+    """Side of the base's images in px, by default the baseline's own; strides that a smaller image
+    does not survive are dropped."""
     run_dir: Path = Path("runs/grid")
     """Where the record is kept; the same command on the same folder resumes."""
     step: float = 0.05
@@ -65,41 +64,21 @@ class Settings:
     """Pixels that resolutions are a multiple of; by default 8 at 224 px, less below."""
     seeds: int = 3
     """Trainings of each candidate."""
-    epochs: int = 5
-    """Epochs of a training."""
-    max_images: int | None = None
-    """Use at most this many training images."""
-    flip: bool | None = None
-    """Mirror images in training; by default for all data but digits."""
-    workers: int = 1
-    """Trials at a time; more than one run on Ray Tune."""
-    gpus_per_trial: float | None = None
-    """GPUs of a trial, fractions too; by default 1 where there is one."""
-    ray_address: str | None = None
-    """A Ray cluster to run on; by default this machine, whatever cluster is about."""
-    seed: int = 0
-    """The first of the seeds."""
-    dry_run: bool = False
-    """Print the candidates and the estimated time, and stop."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "epochs"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`--{name}` must be at least 1, but got {getattr(self, name)}.")
-        if self.seed < 0:
-            raise UserError(f"`--seed` must not be negative, but got {self.seed}.")
+        super().__post_init__()
+        self._check_positive("seeds", "resolution", "resolution_step")
 
 
 def run(settings: Settings) -> int:
     """Train the candidates and choose; the exit status."""
-    from nas.search.execution import workers_for
     from nas.search.record import RunFolder
 
-    workers = workers_for(
-        settings.workers, settings.gpus_per_trial, settings.ray_address, settings.evaluator
-    )
+    workers = settings.where()
     base = load_architecture(settings.baseline)
-    task, base = _load_task(settings, base)
+    if settings.resolution is not None:
+        base = adapt_resolution(base, settings.resolution)
+    task, base = _load_task(settings, base, workers)
     candidates = _candidates(settings, base)
     for line in _plan(settings, task, base, candidates, workers):
         print(line, flush=True)
@@ -133,7 +112,9 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _load_task(settings: Settings, base: Architecture) -> "tuple[Task, Architecture]":
+def _load_task(
+    settings: Settings, base: Architecture, workers: "Workers"
+) -> "tuple[Task, Architecture]":
     """The task at the base's resolution, and the base with the task's classes."""
     from nas.search.task import load_task
 
@@ -152,6 +133,7 @@ def _load_task(settings: Settings, base: Architecture) -> "tuple[Task, Architect
         num_classes=base.num_classes,
         max_images=settings.max_images,
         flip=settings.flip,
+        device="auto" if workers.gpus_per_trial else "cpu",
     )
     if task.num_classes != base.num_classes:
         print(
@@ -220,7 +202,7 @@ def _estimate(
     workers: "Workers",
     jobs: int,
 ) -> str:
-    from nas.search.execution import limit_threads
+    from nas.cores import limit_threads
 
     limit_threads(workers.threads)
     typical = sorted(candidates, key=lambda c: c.cost.macs)[len(candidates) // 2]
@@ -248,6 +230,7 @@ def _train(
         workers,
         probe=task.reference is not None,
         label="accuracy",
+        describe=_describe,
     )
     proposals = [
         Proposal(
@@ -266,6 +249,10 @@ def _train(
     return runner.run_all("grid", proposals)
 
 
+def _describe(labels: Mapping[str, Any]) -> str:
+    return Coefficients(labels["alpha"], labels["beta"], labels["gamma"]).label
+
+
 def _write_trials(folder: "RunFolder") -> None:
     from nas.search.record import all_records
     from nas.search.report import trials_frame
@@ -273,8 +260,10 @@ def _write_trials(folder: "RunFolder") -> None:
     if not folder.database.exists():
         return
     records = all_records(folder.database)
-    trials = [trial for record in records for trial in record.trials()]
-    folder.write("trials.csv", trials_frame(trials, "value").to_csv(index=False))
+    trials = [(record.name, trial) for record in records for trial in record.trials()]
+    frame = trials_frame((trial for _, trial in trials), "value")
+    frame.insert(0, "study", [study for study, _ in trials])
+    folder.write("trials.csv", frame.to_csv(index=False))
     for record in records:
         record.close()
 
@@ -288,12 +277,15 @@ def _conclude(
     folder: "RunFolder",
 ) -> None:
     from scaling_search.constants import accuracies_by_digest, constants, grid_frame, rank
+    from scaling_search.report import ranking_plot, summary
 
     ranking = rank(candidates, accuracies_by_digest(study.results))
+    failed = study.num_finished - len(list(study.completed))
     evidence = {
         "epochs": settings.epochs,
         "seeds": settings.seeds,
         "trials": study.num_finished,
+        "failed_trials": failed,
         "target_ratio": settings.ratio,
         "tolerance": settings.tolerance,
         "selection": settings.select,
@@ -306,79 +298,27 @@ def _conclude(
     folder.write("grid.csv", grid_frame(ranking).to_csv(index=False))
     folder.write("grid.png", ranking_plot(ranking))
     baseline = folder.write("baseline.json", base.to_json())
-    for line in _summary(ranking, task):
+    if failed:
+        print(f"note    {failed} of {study.num_finished} trials failed; trials.csv has the reasons")
+    if lost := len(candidates) - len(ranking.standings):
+        print(
+            f"note    {lost} of {len(candidates)} networks are not ranked: all their trials failed"
+        )
+    for line in summary(ranking, task.majority if task.training else None):
         print(line)
     print(f"wrote   {folder.path}/constants.json, grid.csv, trials.csv, grid.png")
-    print(
-        f"next    python -m scaling_search.family --baseline {baseline} "
-        f"--constants {folder.path}/constants.json --out {folder.path}/family"
-    )
+    print(f"next    {_family_command(settings, folder.path, baseline)}")
 
 
-def _summary(ranking: "Ranking", task: "Task") -> list[str]:
-    best = ranking.best
-    alpha, beta, gamma = best.candidate.coefficients.values
-    lines = [
-        f"best    alpha {alpha:g}, beta {beta:g}, gamma {gamma:g} · accuracy {best.mean:.4f} (mean "
-        f"of {len(best.accuracies)} seeds) · product {best.candidate.product:.3f} · measured "
-        f"x{best.candidate.ratio:.2f}"
-    ]
-    if task.data is not None and best.mean <= task.majority + 0.02:
-        lines.append(
-            f"WARNING no candidate is better than the largest class ({task.majority:.1%}): train "
-            "longer (--epochs), or look at the data."
-        )
-    if ranking.freedom == 0:
-        return [*lines, "NOT RESOLVED: one seed says nothing about noise; use --seeds 3 or more."]
-    lines.append(
-        f"noise   {ranking.noise:.4f} between seeds of one network (standard deviation, "
-        f"{ranking.freedom} d.o.f.)"
-    )
-    if ranking.tied:
-        names = ["/".join(f"{v:g}" for v in s.candidate.coefficients.values) for s in ranking.tied]
-        lines.append(
-            f"NOT RESOLVED: {len(names)} of the other {len(ranking.standings) - 1} cannot be told "
-            f"apart from the best: {', '.join(names)}"
-        )
-        lines.append("        more --seeds, --epochs or images would tell more of them apart")
-    else:
-        lines.append("        ahead of all others by more than the seed noise explains")
-    return lines
-
-
-def ranking_plot(ranking: "Ranking") -> bytes:
-    """PNG of every candidate's mean accuracy and seed spread against its measured cost."""
-    from matplotlib.figure import Figure
-
-    from nas.search.report import spread
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    tied = {id(s) for s in (ranking.best, *ranking.tied)}
-    for is_tied, color, label in ((True, "C1", "best and tied"), (False, "C0", "behind")):
-        group = [s for s in ranking.standings if (id(s) in tied) == is_tied]
-        if not group:
-            continue
-        errors = [0.0 if len(s.accuracies) < 2 else spread(s.accuracies) for s in group]
-        axes.errorbar(
-            [s.candidate.ratio for s in group],
-            [s.mean for s in group],
-            yerr=errors,
-            fmt="o",
-            capsize=2,
-            color=color,
-            label=label,
-        )
-    best = ranking.best
-    name = "/".join(f"{value:g}" for value in best.candidate.coefficients.values)
-    axes.annotate(
-        f"best: {name}", (best.candidate.ratio, best.mean), (5, 5), textcoords="offset points"
-    )
-    axes.set(xlabel="measured multiply-adds over the baseline's", ylabel="accuracy")
-    axes.legend(fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+def _family_command(settings: Settings, folder: Path, baseline: Path) -> str:
+    """The command that scales as the grid did, rounding included."""
+    words = ["python", "-m", "scaling_search.family", "--baseline", str(baseline)]
+    words += ["--constants", f"{folder}/constants.json", "--out", f"{folder}/family"]
+    if settings.depth_rounding != "ceil":
+        words += ["--depth-rounding", settings.depth_rounding]
+    if settings.resolution_step is not None:
+        words += ["--resolution-step", str(settings.resolution_step)]
+    return shlex.join(words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,6 +45,11 @@ class Space(Protocol):
         ...
 
 
+def sample(space: Space, rng: random.Random) -> dict[str, Choice]:
+    """Uniform choices."""
+    return {name: rng.choice(options) for name, options in space.choices.items()}
+
+
 _OPS: dict[str, Callable[..., Op]] = {
     "conv": PlainConv,
     "dwconv": lambda **choice: MBConv(expansion=1, **choice),
@@ -94,10 +99,6 @@ class FactorizedSpace:
         for options in self.choices.values():
             size *= len(options)
         return size
-
-    def sample(self, rng: random.Random) -> dict[str, Choice]:
-        """Uniform choices."""
-        return {name: rng.choice(options) for name, options in self.choices.items()}
 
     def decode(self, choices: Choices) -> Architecture:
         """The network that the choices name.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from search_spaces.architecture import Architecture, units
 from search_spaces.cost import Cost, count, stage_costs, unit_cost
 from search_spaces.layers import SqueezeExcite
-from search_spaces.spaces import SPACES
+from search_spaces.spaces import SPACES, sample
 from search_spaces.zoo import ZOO
 from tests.counting import count_built
 from tests.golden_files import golden
@@ -66,7 +66,7 @@ def test_random_networks_of_a_space_equal_fvcore(name: str, num_networks: int) -
     ]
     for i in range(num_networks):
         space = spaces[i % len(spaces)]
-        architecture = space.decode(space.sample(rng))
+        architecture = space.decode(sample(space, rng))
         assert count(architecture) == count_built(architecture), architecture.to_json()
 
 

@@ -45,6 +45,19 @@ def test_released_writes_b0_to_b7_as_published(tmp_path: Path) -> None:
         assert table.loc[name, "digest"] == network.digest
 
 
+def test_released_needs_no_baseline(tmp_path: Path) -> None:
+    assert main(["--released", "--phi", "0", "1", "--out", str(tmp_path)]) == 0
+    assert load_architecture(tmp_path / "B0.json") == efficientnet_b0()
+    assert load_architecture(tmp_path / "B1.json") == released_family()[1]
+
+
+def test_constants_need_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PAPER, "--out", str(tmp_path / "family")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --baseline is missing: an architecture's JSON file, or a zoo")
+    assert not (tmp_path / "family").exists()
+
+
 def test_released_shows_the_implied_phi(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*B0, "--released", "--phi", "3", "8", "--out", str(tmp_path)]) == 0
     assert "B1 ... B7 are not phi = 1 ... 7" in capsys.readouterr().out

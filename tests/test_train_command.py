@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from nas.data.dataset import load_for_training
 from nas.models.saved import load_model, sha256
 from nas.train import main
 from nas.training import checkpoint
+from nas.training.pace import choose_threads
 from nas.training.score import accuracy
 from search_spaces.architecture import Architecture, Stage, Stem
 from search_spaces.files import exclusive
@@ -116,6 +119,7 @@ def test_a_run_says_what_it_does(
     first = capsys.readouterr().out
     assert "tiny has 1000 classes, the data have 3: the classifier gets 3" in first
     assert "plan    3 epochs x 11 steps of 8 images" in first
+    assert "cpu, 1 thread · about" in first
     lines = [line for line in first.splitlines() if "/3   loss" in line]
     assert len(lines) == 3
     assert all("val 0." in line and "best 0." in line and "eta 0:" in line for line in lines)
@@ -334,6 +338,58 @@ def test_impossible_settings_are_explained(
 ) -> None:
     assert main([*flags(arch, data, tmp_path / "out"), *more]) == 2
     assert message in capsys.readouterr().err
+
+
+# The threads
+
+
+@pytest.mark.parametrize(
+    ("measured", "chosen"),
+    [({1: 2.0}, 1), ({1: 2.0, 8: 1.0}, 8), ({1: 1.15, 2: 1.0}, 1), ({1: 1.0, 2: math.inf}, 1)],
+)
+def test_all_cores_are_taken_where_they_are_clearly_faster(
+    measured: dict[int, float], chosen: int
+) -> None:
+    assert choose_threads(measured) == chosen
+
+
+@pytest.fixture
+def unfinished(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """A training killed after its last epoch, before its model was written."""
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(finished / "checkpoint.pt", out)
+    threads = torch.get_num_threads()
+    yield out
+    torch.set_num_threads(threads)
+
+
+def test_a_training_goes_on_with_its_number_of_threads(
+    arch: Path, data: Path, finished: Path, unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.set_num_threads(2)
+    command = flags(arch, data, unfinished)
+    i = command.index("--threads")
+    assert main([*command[:i], *command[i + 2 :]]) == 0
+    assert torch.get_num_threads() == 1
+    assert "threads" not in capsys.readouterr().out
+    for name in ("model.safetensors", "model.json"):
+        assert (finished / name).read_bytes() == (unfinished / name).read_bytes()
+
+
+def test_another_number_of_threads_is_taken_and_noted(
+    arch: Path, data: Path, unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here of a machine with more cores than any has."""
+    state = checkpoint.load(unfinished).state
+    assert state is not None
+    assert state["threads"] == 1
+    checkpoint.save(unfinished, {**state, "threads": 1_000_000})
+    command = flags(arch, data, unfinished)
+    i = command.index("--threads")
+    assert main([*command[:i], *command[i + 2 :]]) == 0
+    assert 1 <= torch.get_num_threads() < 1_000_000
+    assert "trained with 1000000 threads until here" in capsys.readouterr().out
 
 
 # The folder

@@ -25,19 +25,11 @@ from nas.training.augment import (
     normalise,
     shift_and_flip,
 )
+from nas.training.parts import TrainingError, build_network, choose_device
 from nas.training.proxy import ProxyTraining, halve_if_out_of_memory
 from nas.training.recipe import Augment, Recipe, RecipeError
-from nas.training.score import estimate_norms
-from nas.training.trainer import (
-    DivergedError,
-    Trainer,
-    TrainingError,
-    accuracy,
-    build_network,
-    choose_device,
-    fit,
-    seconds_per_image,
-)
+from nas.training.score import DivergedError, accuracy, estimate_norms
+from nas.training.trainer import Trainer, fit, seconds_per_image
 from search_spaces.architecture import Architecture, Stage, Stem
 from search_spaces.ops import MBConv
 
@@ -417,7 +409,8 @@ def test_read_only_images_train_without_a_warning() -> None:
     assert 0 <= evaluator(tiny(8), epochs=1, seed=0) <= 1
     recipe = Recipe.full(1)
     fit(build_network(tiny(8), 0), split, recipe, seed=0, device=CPU)
-    assert seconds_per_image(tiny(8), split, recipe, device=CPU) > 0
+    assert 0 < seconds_per_image(tiny(8), split, recipe, device=CPU) < math.inf
+    assert seconds_per_image(tiny(8), split, recipe, device=CPU, patience=0) == math.inf
 
 
 def test_resized_images_of_the_last_two_resolutions_are_kept_and_not_shipped() -> None:

@@ -7,7 +7,6 @@ of several frames the first is taken. Modes without a fixed range (I, F) and ima
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nas.cores import num_cores
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused by their header: a file of 48 KB can unfold into gigabytes."""
@@ -106,7 +107,7 @@ def read_files(paths: Sequence[Path], targets: Mapping[int, np.ndarray]) -> list
         stop = min(start + _CHUNK, len(paths))
         return [_read_file(paths[i], targets.get(i)) for i in range(start, stop)]
 
-    with quiet_pillow(), ThreadPoolExecutor(_usable_cpus()) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(num_cores()) as pool:
         chunks = list(pool.map(task, range(0, len(paths), _CHUNK)))
     return [reading for chunk in chunks for reading in chunk]
 
@@ -167,9 +168,3 @@ def _read_file(path: Path, out: np.ndarray | None) -> Reading:
     except Exception as error:  # the decoders of damaged files raise anything
         return Reading(digest, explain(error))
     return Reading(digest, "", several)
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: containers and taskset leave fewer
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -5,9 +5,10 @@ at the same number of trials, and stock EfficientNet-B0 at the chosen network's 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,9 +85,11 @@ class TrialRunner:
         *,
         probe: bool = False,
         label: str = "reward",
+        describe: Callable[[Mapping[str, Any]], str] = lambda labels: "",
     ) -> None:
         self._database, self._evaluator, self._objective = database, evaluator, objective
-        self._workers, self._probe, self._label = workers, probe, label
+        self._workers, self._probe = workers, probe
+        self._label, self._describe = label, describe
         self._known = known_measurements(database)
 
     def run(self, name: str, proposer: Proposer, num_trials: int) -> Study:
@@ -98,7 +101,7 @@ class TrialRunner:
         """
         record = Record(self._database, name)
         try:
-            lines = TrialLines(self._label, self._workers.count)
+            lines = TrialLines(self._label, self._workers.count, self._describe)
             study = Study(
                 record, proposer, self._objective, num_trials, known=self._known, on_result=lines
             )
@@ -158,12 +161,16 @@ def search(
     measured = _measure(runner, reward, "final", origins.values(), fidelity, seed)
     own = [m for m in measured if m.origin in ("search", "both")]
     if not own:
-        raise ValueError("Every finalist failed; finalists.csv has the reasons.")
+        raise ValueError("Every finalist of the search failed, for the reasons above.")
     baseline = max(own, key=lambda m: m.reward)
 
-    stock = stock_b0(baseline.architecture, baseline.macs)
-    announce("compare stock EfficientNet-B0 at the baseline's multiply-adds")
-    measured += _measure(runner, reward, "stock", [("stock B0", stock)], fidelity, seed)
+    try:
+        stock = stock_b0(baseline.architecture, baseline.macs)
+    except ValueError as error:  # a space of the user's own may be far from any B0
+        announce(f"note    no comparison with stock EfficientNet-B0: {error}")
+    else:
+        announce("compare stock EfficientNet-B0 at the baseline's multiply-adds")
+        measured += _measure(runner, reward, "stock", [("stock B0", stock)], fidelity, seed)
     return SearchResult(
         search=tuple(found.results),
         control=control,

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from nas.cli import format_duration, format_number
 from nas.search.study import Result, Study
@@ -13,10 +15,16 @@ class TrialLines:
     Args:
         label: What the value is called, `reward` or `accuracy`.
         workers: Trials at a time, for the time left.
+        describe: What a trial is called, from its labels; empty: nothing but its number.
     """
 
-    def __init__(self, label: str, workers: int) -> None:
-        self._label, self._workers = label, workers
+    def __init__(
+        self,
+        label: str,
+        workers: int,
+        describe: Callable[[Mapping[str, Any]], str] = lambda labels: "",
+    ) -> None:
+        self._label, self._workers, self._describe = label, workers, describe
         self._start = time.monotonic()
         self._best, self._finished, self._failed = -math.inf, 0, 0
         self._total = 0
@@ -24,7 +32,7 @@ class TrialLines:
     def follow(self, study: Study) -> None:
         """Take over where `study` stands."""
         self._total = study.num_trials - study.num_finished
-        self._best = study.best.value if study.best else -math.inf
+        self._best = max((result.value for result in study.completed), default=-math.inf)
         self._failed = study.num_finished - len(list(study.completed))
 
     def __call__(self, result: Result) -> None:
@@ -32,6 +40,8 @@ class TrialLines:
         elapsed = time.monotonic() - self._start
         left = format_duration(elapsed / self._finished * (self._total - self._finished))
         number = f"#{result.job.number}".rjust(5)
+        if name := self._describe(result.job.proposal.labels):
+            number += f"  {name}"
         if result.value is None:
             self._failed += 1
             reason = result.outcome.reason

@@ -72,11 +72,12 @@ def load_object(reference: str, flag: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f"`{flag} {reference}` does not import: {error}.") from error
-    except AttributeError as error:
-        raise UserError(f"`{flag}`: module {module_name} has no {attribute!r}.") from error
+    if not hasattr(module, attribute):
+        raise UserError(f"`{flag}`: module {module_name} has no {attribute!r}.")
+    return getattr(module, attribute)
 
 
 def _reason(error: Exception) -> Reason:

@@ -2,13 +2,18 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas.cli import UserError
+from nas.cores import limit_threads, num_cores
 from nas.search.evaluate import Evaluator, Outcome, measure
 from nas.search.study import Job, Study
 from search_spaces.architecture import Architecture
@@ -31,7 +36,7 @@ class Workers:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise UserError(f"`--workers` must be at least 1, but got {self.count}.")
-        if self.gpus_per_trial < 0 or (self.gpus_per_trial > 1 and self.gpus_per_trial % 1):
+        if not self.gpus_per_trial >= 0 or (self.gpus_per_trial > 1 and self.gpus_per_trial % 1):
             raise UserError(
                 "`--gpus-per-trial` must be a whole number, or a fraction below 1 to share a "
                 f"GPU; got {self.gpus_per_trial:g}."
@@ -77,11 +82,6 @@ def workers_for(
     return Workers(count=count, gpus_per_trial=gpus_per_trial, ray_address=ray_address)
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool = False) -> None:
     """Run jobs until the study has none left.
 
@@ -97,7 +97,7 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
         KeyboardInterrupt: After the running jobs were marked as interrupted.
     """
     try:
-        if workers.in_process or (probe and _probe(study, evaluator, workers)):
+        if workers.in_process or (probe and _is_cheap(study, evaluator, workers)):
             _execute_in_process(study, evaluator, workers)
         elif study.num_finished < study.num_trials:
             _execute_on_ray(study, evaluator, workers)
@@ -106,14 +106,21 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
         raise
 
 
-def _probe(study: Study, evaluator: Evaluator, workers: Workers) -> bool:
-    if workers.gpus_per_trial > 0 or (job := study.ask()) is None:
+def _is_cheap(study: Study, evaluator: Evaluator, workers: Workers) -> bool:
+    """Whether workers gain nothing; by what was measured before, or else by a job run here."""
+    if workers.gpus_per_trial > 0:
         return False
-    outcome = _run_job(study, job, evaluator)
-    return outcome.seconds < CHEAP_SECONDS
+    limit_threads(workers.threads)
+    while study.measured_seconds is None and (job := study.ask()) is not None:
+        _run_job(study, job, evaluator)
+    return (study.measured_seconds or 0.0) < CHEAP_SECONDS
 
 
 def _execute_in_process(study: Study, evaluator: Evaluator, workers: Workers) -> None:
+    if workers.gpus_per_trial > 0:
+        import torch
+
+        _check_gpus(workers, torch.cuda.device_count(), "this process")
     limit_threads(workers.threads)
     while (job := study.ask()) is not None:
         _run_job(study, job, evaluator)
@@ -126,29 +133,25 @@ def _run_job(study: Study, job: Job, evaluator: Evaluator) -> Outcome:
     return outcome
 
 
-def limit_threads(threads: int) -> None:
-    """Give this process `threads` CPU threads: oversubscribed cores are ten times slower."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(threads)
-
-
 def _execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
     # Ctrl-C must reach us: Tune's own handler makes `fit` return as if the search were complete.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # no GPU asked, no GPU seen
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other output engine ignores `verbose=0`
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean to the user
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in our record
     with _ray(workers) as storage:
         resources = {"cpu": workers.threads, "gpu": workers.gpus_per_trial}
-        trainable = tune.with_parameters(_trainable(), evaluator=evaluator, threads=workers.threads)
-        searcher, callback = _bridge(study)
+        trainable = tune.with_parameters(
+            _trainable(), evaluator=evaluator, threads=workers.threads, cwd=os.getcwd()
+        )
+        bridge = _bridge(study)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=bridge.searcher,
                 num_samples=-1,
                 max_concurrent_trials=workers.count,
                 reuse_actors=True,
@@ -157,17 +160,26 @@ def _execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> Non
             run_config=tune.RunConfig(
                 storage_path=str(storage),
                 verbose=0,
-                callbacks=[callback],
+                callbacks=[bridge.callback],
+                stop=bridge.stopper,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
+    if bridge.failure:
+        raise bridge.failure[0]
     if study.num_running:
         raise RuntimeError("Ray Tune returned while jobs were running.")
 
 
 class _ray:
-    """A Ray session of our own, or one on the cluster that the user named; never another."""
+    """A Ray session of our own, or one on the cluster that the user named; never another.
+
+    It stays up for the next study of this process and ends with the process; the folder for Ray
+    Tune's own files goes when the study ends.
+    """
+
+    _current: Workers | None = None
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -176,16 +188,11 @@ class _ray:
     def __enter__(self) -> Path:
         import ray
 
-        workers = self._workers
-        local: dict[str, Any] = {"address": "local", "num_cpus": workers.count * workers.threads}
-        where = local if workers.ray_address is None else {"address": workers.ray_address}
-        ray.init(
-            **where,
-            include_dashboard=False if workers.ray_address is None else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths())}},
-        )
+        if not ray.is_initialized() or _ray._current != self._workers:
+            ray.shutdown()
+            with _signal_handlers_kept():
+                self._start()
+            _ray._current = self._workers
         try:
             self._check(ray.cluster_resources())
         except BaseException:
@@ -194,24 +201,50 @@ class _ray:
         return Path(self._folder.name)
 
     def __exit__(self, *_: object) -> None:
-        import ray
-
-        ray.shutdown()
         self._folder.cleanup()
 
-    def _check(self, resources: dict[str, float]) -> None:
+    def _start(self) -> None:
+        import ray
+
+        workers = self._workers
+        is_own = workers.ray_address is None
+        ray.init(
+            # "local" starts a session of our own, whatever RAY_ADDRESS says.
+            address="local" if is_own else workers.ray_address,
+            num_cpus=workers.count * workers.threads if is_own else None,
+            include_dashboard=False if is_own else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths())}},
+        )
+
+    def _check(self, resources: Mapping[str, float]) -> None:
         """Ray waits without a word for a resource that nobody has; we do not."""
-        gpus = resources.get("GPU", 0)
-        if self._workers.gpus_per_trial > gpus:
-            raise UserError(
-                f"`--gpus-per-trial {self._workers.gpus_per_trial:g}` is more than the "
-                f"{gpus:g} GPUs that Ray sees. Lower it, or start Ray where the GPUs are."
-            )
+        _check_gpus(self._workers, resources.get("GPU", 0), "Ray")
         if self._workers.threads > resources.get("CPU", 0):
             raise UserError(
                 f"A trial asks for {self._workers.threads} CPUs, but Ray has "
                 f"{resources.get('CPU', 0):g}."
             )
+
+
+def _check_gpus(workers: Workers, number: float, who: str) -> None:
+    if workers.gpus_per_trial > number:
+        raise UserError(
+            f"`--gpus-per-trial {workers.gpus_per_trial:g}` is more than the {number:g} GPUs that "
+            f"{who} sees. Lower it (0 trains on the CPU), or run where the GPUs are."
+        )
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Put back ours after Ray took Ctrl-C and SIGTERM of the process that starts it; on SIGTERM
+    its own would end the process by SIGABRT, three seconds later."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _import_paths() -> list[str]:
@@ -226,7 +259,11 @@ def _trainable() -> Any:
     class Worker(tune.Trainable):
         """Measures one network a trial; the process stays warm between trials."""
 
-        def setup(self, config: dict[str, Any], evaluator: Any = None, threads: int = 1) -> None:
+        def setup(
+            self, config: dict[str, Any], evaluator: Any = None, threads: int = 1, cwd: str = "."
+        ) -> None:
+            if Path(cwd).is_dir():  # not so on another machine
+                os.chdir(cwd)
             limit_threads(threads)
             self._evaluator, self._threads = evaluator, threads
 
@@ -253,18 +290,45 @@ def _trainable() -> Any:
     return Worker
 
 
-def _bridge(study: Study) -> tuple[Any, Any]:
+class _Bridge(NamedTuple):
+    """What Tune is given so that it asks and tells a study of ours."""
+
+    searcher: Any
+    callback: Any
+    stopper: Any
+    failure: list[Exception]
+    """The first error of the study. Tune would wrap it in pages of its own traceback."""
+
+
+def _bridge(study: Study) -> _Bridge:
     """A Tune searcher and callback that ask and tell our study, which keeps the record itself."""
     from ray.tune import Callback
     from ray.tune.search import Searcher
+    from ray.tune.stopper import Stopper
 
     jobs: dict[str, Job] = {}
+    failure: list[Exception] = []
+
+    def ask() -> Job | None:
+        try:
+            return None if failure else study.ask()
+        except Exception as error:
+            failure.append(error)
+            return None
+
+    def tell(trial_id: str, outcome: Outcome) -> None:
+        if failure:  # Tune is stopping what still runs
+            return
+        try:
+            study.tell(jobs.pop(trial_id), outcome)
+        except Exception as error:
+            failure.append(error)
 
     class StudySearcher(Searcher):
         def suggest(self, trial_id: str) -> Any:
-            if (job := study.ask()) is None:
+            if (job := ask()) is None:
                 # A lost job may come back, so the end is only when nothing runs any more.
-                return None if study.num_running else Searcher.FINISHED
+                return None if study.num_running and not failure else Searcher.FINISHED
             jobs[trial_id] = job
             return {
                 "architecture": job.proposal.architecture.to_json(),
@@ -275,8 +339,8 @@ def _bridge(study: Study) -> tuple[Any, Any]:
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
-            if not error and result is not None:
-                study.tell(jobs.pop(trial_id), result["outcome"])
+            if not error and result and "outcome" in result:
+                tell(trial_id, result["outcome"])
 
         def save(self, checkpoint_path: str) -> None:
             """Tune's own checkpoint has nothing to keep: the study is on disk."""
@@ -293,6 +357,16 @@ def _bridge(study: Study) -> tuple[Any, Any]:
     class WorkerLoss(Callback):
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             detail = f"The worker process died: {trial.get_error()}"
-            study.tell(jobs.pop(trial.trial_id), Outcome(reason="worker-lost", detail=detail))
+            tell(trial.trial_id, Outcome(reason="worker-lost", detail=detail))
 
-    return StudySearcher(), WorkerLoss()
+    class OnFailure(Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return bool(failure)
+
+        def __reduce__(self) -> Any:
+            return str, ()
+
+    return _Bridge(StudySearcher(), WorkerLoss(), OnFailure(), failure)

@@ -1,6 +1,7 @@
 """The durable record of a run: one folder, one lock, one SQLite file of Optuna studies."""
 
 import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -19,6 +20,9 @@ from search_spaces.files import atomic_write, differences, exclusive
 
 FORMAT = 1
 """Version of the run folder."""
+
+_LOCK_SECONDS = 30
+"""How long to wait for another process, such as a dashboard, that holds the database."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -112,7 +116,13 @@ class Record:
         """The study if the database holds it."""
         if not database.exists():
             return None
-        return next((record for record in all_records(database) if record.name == name), None)
+        found = None
+        for record in all_records(database):
+            if record.name == name:
+                found = record
+            else:
+                record.close()
+        return found
 
     def trials(self) -> list[FrozenTrial]:
         """All trials by number."""
@@ -175,6 +185,8 @@ def all_records(database: Path) -> list[Record]:
     """The studies of a database, by name."""
     storage = _open_storage(database)
     names = sorted(study.study_name for study in storage.get_all_studies())
+    storage.remove_session()
+    storage.engine.dispose()
     return [Record(database, name) for name in names]
 
 
@@ -184,14 +196,13 @@ def outcome_of(trial: FrozenTrial) -> Outcome:
 
 
 def _open_storage(database: Path) -> optuna.storages.RDBStorage:
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{database.resolve()}", engine_kwargs={"connect_args": {"timeout": 30}}
-    )
+    database = database.resolve()
 
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def _(connection: Any, _: Any) -> None:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(database, timeout=_LOCK_SECONDS, check_same_thread=False)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
 
-    storage.engine.dispose()  # connections made before the listener
-    return storage
+    # The path does not go into the URL, where `?`, `%` and `{` would mean something.
+    return optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})

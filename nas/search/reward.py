@@ -1,5 +1,6 @@
 """The objective of the search: accuracy against multiply-adds; pure."""
 
+import math
 from dataclasses import dataclass
 
 from nas.cli import UserError
@@ -17,11 +18,11 @@ class Reward:
     """MnasNet's hard variant: exponent 0 up to T and -1 above; `w` is not used."""
 
     def __post_init__(self) -> None:
-        if not self.target_macs > 0:
+        if not 0 < self.target_macs < math.inf:
             raise UserError(f"`--target-flops` must be positive, but got {self.target_macs:g}.")
-        if self.w > 0:
+        if not -math.inf < self.w <= 0:
             raise UserError(
-                f"`--w` must not be positive, or the search pays for cost; got {self.w:g}."
+                f"`--w` must be 0 or negative, or the search pays for cost; got {self.w:g}."
             )
 
     def __call__(self, accuracy: float, macs: int) -> float:

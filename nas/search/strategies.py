@@ -79,6 +79,11 @@ class SamplerProposer:
         )
 
     def restore(self, slot: int, proposal: Proposal) -> Proposal:
+        if self._space.decode(proposal.params).digest != proposal.architecture.digest:
+            raise UserError(
+                f"Space {self._space.name!r} now reads the choices of trial {slot} as another "
+                "network. Restore it, or choose a new --run-dir."
+            )
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
@@ -139,6 +140,12 @@ class Study:
         return sum(map(len, self._running.values()))
 
     @property
+    def measured_seconds(self) -> float | None:
+        """Median of the measurements so far, those of related studies too; None without any."""
+        seconds = [outcome.seconds for _, outcome in self._known.values()]
+        return median(seconds) if seconds else None
+
+    @property
     def best(self) -> Result | None:
         """The completed slot of highest value; the earliest of equals."""
         return max(self.completed, key=lambda r: (r.value, -r.job.slot), default=None)
@@ -171,6 +178,11 @@ class Study:
             UserError: Several trials in a row failed; the message holds the first error.
         """
         self._end(job.proposal.key, outcome)
+        if len(self._failures) >= MAX_FAILURES_IN_A_ROW:
+            raise UserError(
+                f"{len(self._failures)} trials in a row failed; the first with:\n"
+                f"{self._failures[0].reason}: {self._failures[0].detail.rstrip()}"
+            )
 
     def interrupt(self) -> None:
         """Fail what is running, so that the next start queues it again."""
@@ -223,11 +235,6 @@ class Study:
         self._finish(result)
         self._on_result(result)
         self._failures = [] if value is not None else [*self._failures, outcome]
-        if len(self._failures) >= MAX_FAILURES_IN_A_ROW:
-            raise UserError(
-                f"{len(self._failures)} trials in a row failed; the first with:\n"
-                f"{self._failures[0].reason}: {self._failures[0].detail.rstrip()}"
-            )
 
     def _finish(self, result: Result) -> None:
         self.results.append(result)
@@ -246,9 +253,9 @@ class Study:
     def _restore_slot(self, trial: FrozenTrial, proposal: Proposal) -> None:
         attempt = trial.user_attrs["attempt"]
         slot = trial.user_attrs["slot"]
+        value = trial.value if trial.state == TrialState.COMPLETE else None
         if trial.state == TrialState.RUNNING:
-            outcome = Outcome(reason="orphaned", detail="The process that ran it died.")
-            self._record.end(trial._trial_id, None, outcome)
+            outcome, value = self._end_orphan(trial)
         else:
             outcome = outcome_of(trial)
         if outcome.reason == "interrupted":
@@ -263,9 +270,20 @@ class Study:
                 number=trial.number,
                 proposal=proposal,
             )
-            value = trial.value if trial.state == TrialState.COMPLETE else None
             macs, params = trial.user_attrs["macs"], trial.user_attrs["params"]
             self._finish(Result(job=job, outcome=outcome, value=value, macs=macs, params=params))
+
+    def _end_orphan(self, trial: FrozenTrial) -> tuple[Outcome, float | None]:
+        """End what a dead process left; it may have died between the two writes of an end."""
+        if "outcome" in trial.user_attrs:
+            outcome = outcome_of(trial)
+        else:
+            outcome = Outcome(reason="orphaned", detail="The process that ran it died.")
+        value = None
+        if outcome.accuracy is not None:
+            value = self._objective(outcome.accuracy, trial.user_attrs["macs"])
+        self._record.end(trial._trial_id, value, outcome)
+        return outcome, value
 
 
 def known_measurements(database: Path) -> dict[MeasurementKey, tuple[str, Outcome]]:
@@ -276,6 +294,7 @@ def known_measurements(database: Path) -> dict[MeasurementKey, tuple[str, Outcom
             if trial.state == TrialState.COMPLETE and not outcome_of(trial).reused_from:
                 source = f"{record.name} #{trial.number}"
                 known[_proposal_of(trial).key] = source, outcome_of(trial)
+        record.close()
     return known
 
 

@@ -4,13 +4,14 @@
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nas.cli import UserError
 from nas.search.evaluate import Evaluator, load_object
+from search_spaces.architecture import Architecture
 
 if TYPE_CHECKING:
-    from nas.data.dataset import ImageData
+    from nas.training.proxy import ProxyTraining
 
 MIN_RESOLUTION = 8
 
@@ -20,53 +21,49 @@ class Task:
     """An evaluator, and what is known of the images behind it."""
 
     evaluator: Evaluator
-    data: "ImageData | None"
-    """None for an evaluator of the user's own."""
     resolution: int
     """Base resolution, in px."""
     num_classes: int
+    training: "ProxyTraining | None" = None
+    """The evaluator if it trains on images of ours."""
     reference: str | None = None
     """``my_module:function`` of the user's own evaluator, which may be cheap; else None."""
 
     @property
     def conditions(self) -> dict[str, Any]:
         """What must not change when a run goes on."""
-        if self.data is None:
+        if self.training is None:
             return {"evaluator": self.reference}
-        assert self.data.search_validation is not None
+        data, judged = self.training.data, self.training.validation
         return {
-            "data": self.data.name,
-            "fingerprint": self.data.fingerprint,
-            "images": [len(self.data.train), len(self.data.search_validation)],
-            "flip": self.evaluator.recipe(1).flip,  # type: ignore[attr-defined]
+            "data": data.name,
+            "fingerprint": data.fingerprint,
+            "images": [len(data.train), len(judged)],
+            "flip": self.training.recipe(1).flip,
         }
 
     def describe(self) -> list[str]:
         """Lines for the terminal."""
-        if self.data is None:
+        if self.training is None:
             return [f"data    none: accuracy comes from {self.reference}"]
-        from nas.data.dataset import majority_share
+        data = self.training.data
+        notices = [f"note    {notice}" for notice in data.notices]
+        return [f"data    {data.summary()} · largest class {self.majority:.1%}", *notices]
 
-        assert self.data.search_validation is not None
-        share = majority_share(self.data.search_validation)
-        notices = [f"note    {notice}" for notice in self.data.notices]
-        return [f"data    {self.data.summary()} · largest class {share:.1%}", *notices]
-
-    def seconds_per_epoch(self, architecture: Any) -> float | None:
+    def seconds_per_epoch(self, architecture: Architecture) -> float | None:
         """Estimated seconds that one epoch takes one worker; None if there is no telling."""
-        if self.data is None:
+        if self.training is None:
             return None
-        seconds = self.evaluator.seconds_per_image(architecture)  # type: ignore[attr-defined]
-        return seconds * len(self.data.train)
+        return self.training.seconds_per_image(architecture) * len(self.training.data.train)
 
     @property
     def majority(self) -> float:
-        """Accuracy of always answering the largest class; 0 without data."""
-        if self.data is None or self.data.search_validation is None:
+        """Accuracy of always answering the largest class; 0 without images."""
+        if self.training is None:
             return 0.0
         from nas.data.dataset import majority_share
 
-        return majority_share(self.data.search_validation)
+        return majority_share(self.training.validation)
 
 
 def load_task(
@@ -77,7 +74,8 @@ def load_task(
     store_size: int | None = None,
     num_classes: int | None = None,
     max_images: int | None = None,
-    flip: bool | None = None,
+    flip: bool = True,
+    device: str = "auto",
 ) -> Task:
     """Load what the flags name.
 
@@ -88,7 +86,8 @@ def load_task(
         store_size: Side of the stored images; None: `resolution`.
         num_classes: Classes where there are no images that tell them.
         max_images: Images of the training split to use at most.
-        flip: Whether training mirrors images; None: unless the data is `digits`.
+        flip: Whether training mirrors images; those of `digits` never are.
+        device: Where trials train: `auto`, `cpu` or `cuda`.
 
     Raises:
         UserError: The flags contradict one another, or the images cannot be used.
@@ -100,8 +99,7 @@ def load_task(
         if not callable(function):
             raise UserError(f"`--evaluator {evaluator}` names {function!r}, which is no function.")
         return Task(
-            evaluator=function,
-            data=None,
+            evaluator=cast(Evaluator, function),
             resolution=resolution or 224,
             num_classes=num_classes or 1000,
             reference=evaluator,
@@ -109,13 +107,14 @@ def load_task(
     if data is None:
         raise UserError("Name images with `--data`, or a function with `--evaluator`.")
     from nas.data.dataset import load_for_search, native_size
-    from nas.training.proxy import ProxyTraining
+    from nas.training.proxy import ProxyTraining, mirrors
 
     resolution = resolution or max(MIN_RESOLUTION, min(224, native_size(data)))
     images = load_for_search(data, size=store_size or resolution, limit=max_images)
+    training = ProxyTraining(data=images, flip=flip and mirrors(images), device=device)
     return Task(
-        evaluator=ProxyTraining(data=images, flip=flip),
-        data=images,
+        evaluator=training,
+        training=training,
         resolution=resolution,
         num_classes=len(images.classes),
     )

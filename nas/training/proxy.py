@@ -9,8 +9,10 @@ import torch
 
 from nas.data.dataset import ImageData, Split
 from nas.training.augment import at_resolution
+from nas.training.parts import build_network, choose_device
 from nas.training.recipe import Recipe
-from nas.training.trainer import accuracy, build_network, choose_device, fit, seconds_per_image
+from nas.training.score import accuracy
+from nas.training.trainer import fit, seconds_per_image
 from search_spaces.architecture import Architecture
 
 _KEPT = 2
@@ -67,6 +69,12 @@ class ProxyTraining:
 
         return halve_if_out_of_memory(measure, self.recipe(epochs).batch(len(self.data.train)))
 
+    @property
+    def validation(self) -> Split:
+        """The images that candidates are judged on."""
+        assert self.data.search_validation is not None
+        return self.data.search_validation
+
     def recipe(self, epochs: int, *, batch_size: int | None = None) -> Recipe:
         """The recipe of a trial, `Recipe.proxy` with this evaluator's settings."""
         return Recipe.proxy(
@@ -85,12 +93,11 @@ class ProxyTraining:
     def _splits(self, resolution: int) -> tuple[Split, Split]:
         """Training and search-validation images at `resolution`."""
         if resolution not in self._resized:
-            assert self.data.search_validation is not None
             while len(self._resized) >= _KEPT:
                 del self._resized[next(iter(self._resized))]
             self._resized[resolution] = (
                 at_resolution(self.data.train, resolution),
-                at_resolution(self.data.search_validation, resolution),
+                at_resolution(self.validation, resolution),
             )
         # Last used, last dropped.
         self._resized[resolution] = self._resized.pop(resolution)

@@ -15,59 +15,25 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.data.dataset import Split
 from nas.training.augment import Batches, at_resolution, derive_seed, normalise
-from nas.training.recipe import Recipe, RecipeError
-from nas.training.score import NORM_IMAGES, DivergedError, accuracy, estimate_norms
+from nas.training.parts import (
+    autocast_dtype,
+    build_network,
+    build_optimizer,
+    check_fit,
+    moving_average,
+)
+from nas.training.recipe import Recipe
+from nas.training.score import DivergedError, estimate_norms
 from search_spaces.architecture import Architecture
 from search_spaces.network import Network
 
-__all__ = [
-    "NORM_IMAGES",
-    "DivergedError",
-    "Recipe",
-    "RecipeError",
-    "Trainer",
-    "TrainingError",
-    "accuracy",
-    "build_network",
-    "choose_device",
-    "estimate_norms",
-    "fit",
-    "seconds_per_image",
-]
-
-
 _NETWORK_DRAWS = 1
 """Keeps the seed of dropout and stochastic depth apart from that of order and augmentation."""
-
-
-class TrainingError(ValueError):
-    """Network, data and recipe that do not go together."""
-
-
-def build_network(architecture: Architecture, seed: int) -> Network:
-    """A freshly initialised network; torch's global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Network(architecture)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto`: the first CUDA device that this process sees, else the CPU.
-
-    Raises:
-        TrainingError: `cuda` is asked for where there is none.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError("This process sees no CUDA device; use `auto` or `cpu`.")
-    return torch.device(name)
 
 
 class Trainer:
@@ -94,7 +60,7 @@ class Trainer:
             workers: Loader processes, see `Batches`.
         """
         architecture = network.architecture
-        _check_fit(architecture, train)
+        check_fit(architecture, train)
         self.recipe, self.seed, self.device = recipe, seed, device
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.epoch = 0
@@ -109,14 +75,12 @@ class Trainer:
             workers=workers,
         )
         self._steps = recipe.steps(len(train))
-        self._optimizer = _optimizer(self.network, recipe)
-        dtype = _autocast_dtype(recipe, device)
+        self._optimizer = build_optimizer(self.network, recipe)
+        dtype = autocast_dtype(recipe, device)
         self._autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
         self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         decay = recipe.average_decay(len(train))
-        self._average = None
-        if decay:
-            self._average = AveragedModel(self.network, multi_avg_fn=_average_function(decay))
+        self._average = moving_average(self.network, decay) if decay else None
 
     def run_epoch(self) -> float:
         """Train one epoch; the mean loss of its steps.
@@ -159,15 +123,18 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
 
-    def seconds_per_image(self, steps: int = 3) -> float:
+    def seconds_per_image(self, steps: int = 3, *, patience: float = math.inf) -> float:
         """Time of a training step over its images, from `steps` steps after one to warm up.
 
-        The steps are real: use a trainer of its own for this.
+        The steps are real: use a trainer of its own for this. After `patience` seconds no further
+        step begins, and the answer is infinity.
         """
-        marks = []
+        start, marks = time.perf_counter(), []
         with self._own_randomness():
             batches = itertools.islice(itertools.cycle(self._batches.epoch(0)), steps + 1)
             for step, (images, labels) in enumerate(batches):
+                if time.perf_counter() - start > patience:
+                    return math.inf
                 self._step(images, labels, step)  # its check of the loss waits for the device
                 marks.append(time.perf_counter())
         return (marks[-1] - marks[0]) / (steps * self.recipe.batch(len(self._train)))
@@ -244,74 +211,16 @@ def seconds_per_image(
     *,
     device: torch.device,
     workers: int = 0,
+    patience: float = math.inf,
 ) -> float:
-    """Measured seconds of training an image, augmentation included, for estimates of a run."""
+    """Measured seconds of training an image, augmentation included, for estimates of a run.
+
+    Infinity, if the few steps of this are not done after `patience` seconds.
+    """
     batch = recipe.batch(len(train))
     few = replace(train, images=train.images[: 4 * batch], labels=train.labels[: 4 * batch])
     exact = replace(recipe, batch_size=batch, min_steps=1)
     trainer = Trainer(
         build_network(architecture, 0), few, exact, seed=0, device=device, workers=workers
     )
-    return trainer.seconds_per_image()
-
-
-def _check_fit(architecture: Architecture, train: Split) -> None:
-    channels = train.images.shape[1]
-    if channels != architecture.in_channels:
-        raise TrainingError(
-            f"{architecture.name} takes images of {architecture.in_channels} channels, the data "
-            f"have {channels}. Set the architecture's `in_channels` to {channels}."
-        )
-    if len(train) < 2:
-        raise TrainingError(f"Training needs at least 2 images, but got {len(train)}.")
-    largest = int(train.labels.max())
-    if largest >= architecture.num_classes:
-        raise TrainingError(
-            f"{architecture.name} has {architecture.num_classes} classes, but the data have a "
-            f"label {largest}. Set the architecture's `num_classes`."
-        )
-
-
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Two groups: kernels, which decay, and batch norms and biases, which do not."""
-    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": kernels, "weight_decay": recipe.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True
-        )
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        fused=True,
-    )
-
-
-def _autocast_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """fp32 stands for no autocast."""
-    if recipe.precision == "fp16" and device.type != "cuda":
-        raise TrainingError(
-            f"precision fp16 needs a CUDA device, but training is on {device.type}. Use auto."
-        )
-    if recipe.precision != "auto":
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return dtypes[recipe.precision]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-def _average_function(decay: float) -> Callable[[Any, Any, Any], None]:
-    """EMA with the released code's warm form, min(decay, (1 + t) / (10 + t))."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        t = float(count)
-        get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, count)
-
-    return update
+    return trainer.seconds_per_image(patience=patience)

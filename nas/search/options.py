@@ -1,0 +1,65 @@
+"""The flags that every command with trials has: what to measure on, and where."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from nas.cli import UserError
+
+if TYPE_CHECKING:
+    from nas.search.execution import Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """Base of the `Settings` of `nas.run` and `scaling_search.grid`."""
+
+    data: str = "digits"
+    """Images: `digits` (embedded), a folder (train/ with val/ or test/, or class folders), or a
+    torchvision dataset such as CIFAR10@/path."""
+    evaluator: str | None = None
+    """my_module:function, called as f(architecture, epochs=..., seed=...), that returns accuracy
+    in [0, 1]; `--data` is not used then."""
+    epochs: int = 5
+    """Epochs of a trial's training."""
+    max_images: int | None = None
+    """Use at most this many training images."""
+    flip: bool = True
+    """Mirror images in training; wrong for text and the like. Never done with `digits`."""
+    workers: int = 1
+    """Trials at a time; more than one run on Ray Tune."""
+    gpus_per_trial: float | None = None
+    """GPUs of a trial, fractions too; by default 1 where there is one."""
+    ray_address: str | None = None
+    """A Ray cluster to run on; by default this machine, whatever cluster is about."""
+    seed: int = 0
+    """Fixes every draw, of the search and of the trainings."""
+    dry_run: bool = False
+    """Print the plan and the estimated time, and stop."""
+
+    def __post_init__(self) -> None:
+        self._check_positive("epochs", "max_images")
+        if self.seed < 0:
+            raise UserError(f"`--seed` must not be negative, but got {self.seed}.")
+
+    def where(self) -> "Workers":
+        """Where the trials run.
+
+        Raises:
+            UserError: The flags break a rule.
+        """
+        from nas.search.execution import workers_for
+
+        return workers_for(self.workers, self.gpus_per_trial, self.ray_address, self.evaluator)
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"`--{flag}` must be at least 1, but got {value}.")
+
+
+CARRIED_OVER = tuple(
+    field.name for field in fields(TrialOptions) if field.name not in ("epochs", "dry_run")
+)
+"""Flags that the next command of the pipeline wants too."""

@@ -1,0 +1,210 @@
+"""A training in a folder: it goes on from its checkpoint, under the same conditions only."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+
+from nas.cli import UserError, format_duration, format_number
+from nas.cores import num_cores
+from nas.data.dataset import ImageData, Split
+from nas.training import checkpoint
+from nas.training.pace import Pace, measure_pace
+from nas.training.parts import build_network
+from nas.training.recipe import Recipe
+from nas.training.score import NORM_IMAGES, accuracy
+from nas.training.trainer import Trainer
+from search_spaces.architecture import Architecture
+from search_spaces.cost import count
+from search_spaces.files import atomic_write, differences
+from search_spaces.network import Network
+from search_spaces.weights import load_weights, read_weights
+
+HISTORY = "history.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a training needs, made definite."""
+
+    out: Path
+    """Its folder."""
+    architecture: Architecture
+    """With the data's number of classes."""
+    data: ImageData
+    recipe: Recipe
+    init_weights: Path | None
+    """Weights to start from."""
+    seed: int
+    device: torch.device
+    workers: int
+    """Loader processes."""
+    threads: int | None
+    """CPU threads; None: as before, or as measured."""
+    conditions: dict[str, Any]
+    """What the outcome depends on; a training goes on only under the same."""
+
+    def network(self) -> Network:
+        """The network to start from."""
+        network = build_network(self.architecture, self.seed)
+        if self.init_weights is not None:
+            state = read_weights(self.init_weights)
+            reset = _other_classes(state, self.architecture)
+            naming = load_weights(network, state, reset_classifier=reset)
+            print(f"init    {self.init_weights} ({naming} naming)")
+        return network
+
+    def pace(self, threads: int | None) -> Pace:
+        """How fast this training goes; sets torch's number of threads."""
+        return measure_pace(
+            self.architecture,
+            self.data.train,
+            self.recipe,
+            device=self.device,
+            workers=self.workers,
+            threads=threads,
+        )
+
+    def accuracy(self, network: Network, split: Split) -> float:
+        """Of the network on `split`, in [0, 1]."""
+        resolution = self.architecture.resolution
+        return accuracy(network, split, resolution=resolution, device=self.device)
+
+
+class Trained(NamedTuple):
+    """The end of a training."""
+
+    network: Network
+    """Ready to be evaluated."""
+    history: list[dict[str, Any]]
+    """One row an epoch, as in history.csv."""
+
+
+def train(job: Job) -> Trained:
+    """Train from the newest checkpoint, or from the start, to the end.
+
+    Raises:
+        UserError: The folder holds a training under other conditions.
+        CheckpointError: Its checkpoints cannot be read.
+        DivergedError: A loss is no finite number.
+    """
+    epochs, validation = job.recipe.epochs, job.data.validation
+    saved = _load_checkpoint(job)
+    finished = saved["trainer"]["epoch"] if saved else 0
+    network = job.network()
+    threads = _set_threads(job, saved, finished)
+    trainer = Trainer(
+        network,
+        job.data.train,
+        job.recipe,
+        seed=job.seed,
+        device=job.device,
+        workers=job.workers,
+    )
+    history: list[dict[str, Any]] = []
+    if saved:
+        trainer.load_state(saved["trainer"])
+        history = saved["history"]
+    spent: list[float] = []
+    while trainer.epoch < epochs:
+        start = time.monotonic()
+        row: dict[str, Any] = {"epoch": trainer.epoch + 1, "loss": trainer.run_epoch()}
+        if validation is not None:
+            row["val_accuracy"] = job.accuracy(trainer.evaluable(), validation)
+        spent.append(time.monotonic() - start)
+        history.append({**row, "seconds": round(spent[-1], 3)})
+        state = {"conditions": job.conditions, "threads": threads, "history": history}
+        checkpoint.save(job.out, {**state, "trainer": trainer.state()})
+        atomic_write(job.out / HISTORY, pd.DataFrame(history).to_csv(index=False))
+        left = sum(spent) / len(spent) * (epochs - trainer.epoch)
+        print(_epoch_line(history, epochs, left), flush=True)
+    return Trained(trainer.evaluable(), history)
+
+
+def show_plan(job: Job, pace: Pace, finished: int = 0) -> None:
+    """Print what will be done, and how long it takes after `finished` epochs."""
+    architecture, recipe, images = job.architecture, job.recipe, len(job.data.train)
+    print(
+        f"model   {architecture.name} · {format_number(count(architecture).params)} params · "
+        f"{format_number(count(architecture).macs)} MACs · {architecture.resolution} px"
+    )
+    batch, steps, epochs = recipe.batch(images), recipe.steps(images), recipe.epochs - finished
+    # Evaluation runs forward only: a third of a training step's work, with no augmentation.
+    judged = 0 if job.data.validation is None else NORM_IMAGES + len(job.data.validation)
+    seconds = pace.seconds_per_image * epochs * (steps * batch + judged / 3)
+    mirrored = "mirrored" if recipe.flip and recipe.augment != "none" else "not mirrored"
+    print(
+        f"plan    {epochs} epochs x {steps} steps of {batch} images · "
+        f"{recipe.augment}, {mirrored} · {recipe.optimizer}, peak rate "
+        f"{recipe.peak_rate(images):.3g} · {job.device.type}, {pace.describe()} · "
+        f"about {format_duration(seconds)}"
+    )
+
+
+def refuse_changes(job: Job, old: Mapping[str, Any]) -> None:
+    """Raise unless `old` are the conditions of this training.
+
+    Raises:
+        UserError: They differ; the message names how.
+    """
+    changes = differences(old, job.conditions)
+    if changes:
+        raise UserError(
+            f"{job.out} holds a training with other settings: {'; '.join(changes)}. "
+            "Restore them, or choose another --out."
+        )
+
+
+def _load_checkpoint(job: Job) -> dict[str, Any] | None:
+    loaded = checkpoint.load(job.out)
+    for name in loaded.damaged:
+        print(f"WARNING {job.out / name} is damaged and was not used")
+    if loaded.state is None:
+        return None
+    refuse_changes(job, loaded.state["conditions"])
+    print(
+        f"resume  {job.out} after epoch {loaded.state['trainer']['epoch']} of {job.recipe.epochs}"
+    )
+    return loaded.state
+
+
+def _set_threads(job: Job, saved: dict[str, Any] | None, finished: int) -> int:
+    """As asked for, else as before the interruption, else as measured; shows the plan, if any.
+
+    With another number of threads sums are made in another order, and round otherwise.
+    """
+    threads, before = job.threads, saved["threads"] if saved else None
+    if threads is None and before is not None and before <= num_cores():
+        threads = before
+    if before is not None and threads != before:
+        print(f"note    trained with {before} threads until here: the last bits may differ")
+    left = finished < job.recipe.epochs
+    if threads is None or left:
+        pace = job.pace(threads)
+        threads = pace.threads
+        if left:
+            show_plan(job, pace, finished)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _epoch_line(history: list[dict[str, Any]], epochs: int, left: float) -> str:
+    last = history[-1]
+    parts = [f" {last['epoch']:>{len(str(epochs))}}/{epochs}", f"loss {last['loss']:.4f}"]
+    if "val_accuracy" in last:
+        best = max(row["val_accuracy"] for row in history)
+        mark = "*" if last["val_accuracy"] == best else " "
+        parts.append(f"val {last['val_accuracy']:.4f} {mark} best {best:.4f}")
+    return "   ".join([*parts, f"eta {format_duration(left)}"])
+
+
+def _other_classes(state: Mapping[str, torch.Tensor], architecture: Architecture) -> bool:
+    """Whether the classifier of `state`, in whatever naming, is for another number of classes."""
+    return any(
+        name.startswith("classifier.") and len(tensor) != architecture.num_classes
+        for name, tensor in state.items()
+    )

@@ -1,0 +1,107 @@
+"""What a training is put together from: network, device, optimizer, precision, moving average."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from nas.data.dataset import Split
+from nas.training.recipe import Recipe
+from search_spaces.architecture import Architecture
+from search_spaces.network import Network
+
+
+class TrainingError(ValueError):
+    """Network, data and recipe that do not go together."""
+
+
+def build_network(architecture: Architecture, seed: int) -> Network:
+    """A freshly initialised network; torch's global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(architecture)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto`: the first CUDA device that this process sees, else the CPU.
+
+    Raises:
+        TrainingError: `cuda` is asked for where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError("This process sees no CUDA device; use `auto` or `cpu`.")
+    return torch.device(name)
+
+
+def check_fit(architecture: Architecture, train: Split) -> None:
+    """Raise unless the network can be trained on these images.
+
+    Raises:
+        TrainingError: Their channels or classes differ, or there are too few.
+    """
+    channels = train.images.shape[1]
+    if channels != architecture.in_channels:
+        raise TrainingError(
+            f"{architecture.name} takes images of {architecture.in_channels} channels, the data "
+            f"have {channels}. Set the architecture's `in_channels` to {channels}."
+        )
+    if len(train) < 2:
+        raise TrainingError(f"Training needs at least 2 images, but got {len(train)}.")
+    largest = int(train.labels.max())
+    if largest >= architecture.num_classes:
+        raise TrainingError(
+            f"{architecture.name} has {architecture.num_classes} classes, but the data have a "
+            f"label {largest}. Set the architecture's `num_classes`."
+        )
+
+
+def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Two groups: kernels, which decay, and batch norms and biases, which do not."""
+    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    rest = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": kernels, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True
+        )
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+
+
+def autocast_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """What autocast computes in; fp32 stands for none.
+
+    Raises:
+        TrainingError: The recipe's precision is not to be had on `device`.
+    """
+    if recipe.precision == "fp16" and device.type != "cuda":
+        raise TrainingError(
+            f"precision fp16 needs a CUDA device, but training is on {device.type}. Use auto."
+        )
+    if recipe.precision != "auto":
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return dtypes[recipe.precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """EMA with the released code's warm form, min(decay, (1 + t) / (10 + t))."""
+
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        t = float(count)
+        get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, count)
+
+    return AveragedModel(network, multi_avg_fn=update)

@@ -1,0 +1,205 @@
+"""What the commands share: numbers, flags, errors, signals."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.cli import (
+    Number,
+    OptionalNumber,
+    UserError,
+    command_line,
+    format_duration,
+    format_number,
+    main,
+    parse_number,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """One of every kind."""
+
+    count: int = 3
+    rate: float = -0.07
+    target: Number = 400e6
+    limit: OptionalNumber = None
+    name: str = "x"
+    maybe: str | None = None
+    folder: Path = Path("runs/a")
+    fast: bool = False
+    careful: bool = True
+    flip: bool | None = None
+    gpus: float | None = None
+    phi: tuple[int, ...] = (1, 2)
+
+
+def _parse(args: list[str]) -> Flags:
+    return tyro.cli(Flags, args=args)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("400M", 400e6),
+        ("400m", 400e6),
+        ("1.2G", 1.2e9),
+        ("1.2B", 1.2e9),
+        ("5K", 5e3),
+        ("2T", 2e12),
+        ("4e8", 4e8),
+        ("0.4e9", 4e8),
+        ("400000000", 4e8),
+        ("400_000_000", 4e8),
+        (" 8.2 M ", 8.2e6),
+        ("-0.07", -0.07),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, value: float) -> None:
+    assert parse_number(text) == pytest.approx(value, rel=1e-15)
+
+
+@pytest.mark.parametrize("text", ["", "M", "400MM", "4 00", "1e400", "nan", "inf", "..", "four"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number such as 400M"):
+        parse_number(text)
+
+
+@given(st.floats(1e-3, 1e13))
+def test_a_formatted_number_reads_back(value: float) -> None:
+    assert parse_number(format_number(value)) == pytest.approx(value, rel=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(385_814_752, "385.8M"), (1.5e9, "1.5G"), (5_300, "5.3K"), (12, "12")]
+)
+def test_formatted_numbers(value: float, text: str) -> None:
+    assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (42.4, "0:42"), (59.6, "1:00"), (725, "12:05")]
+)
+def test_formatted_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+    assert format_duration(3 * 3600 + 600) == "3:10:00"
+
+
+def test_flags_take_large_numbers() -> None:
+    flags = _parse(["--target", "1.2G", "--limit", "400M", "--rate", "-0.5"])
+    assert (flags.target, flags.limit, flags.rate) == (1.2e9, 400e6, -0.5)
+
+
+def test_the_command_line_leaves_defaults_out() -> None:
+    assert command_line("nas.run", Flags()) == "python -m nas.run"
+    settings = Flags(folder=Path("runs/my run"), fast=True, careful=False, target=8.2e6)
+    assert command_line("nas.run", settings) == (
+        "python -m nas.run --target 8200000 --folder 'runs/my run' --fast --no-careful"
+    )
+    assert command_line("x", settings, only=("fast",)) == "python -m x --fast"
+
+
+_texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1).filter(
+    lambda text: not text.startswith("-") and text.lower() != "none"
+)
+_floats = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.builds(
+        Flags,
+        count=st.integers(),
+        rate=_floats,
+        target=_floats,
+        limit=st.none() | _floats,
+        name=_texts,
+        maybe=st.none() | _texts,
+        fast=st.booleans(),
+        careful=st.booleans(),
+        flip=st.none() | st.booleans(),
+        gpus=st.none() | _floats,
+        phi=st.lists(st.integers(-3, 7), min_size=1).map(tuple),
+    )
+)
+def test_the_command_line_gives_back_the_settings(settings: Flags) -> None:
+    _, _, _, *args = shlex.split(command_line("nas.run", settings))
+    assert _parse(args) == settings
+
+
+def _main(run: Any, argv: list[str] | None = None) -> int:
+    return main(run, Flags, argv or [], prog="python -m x", description="")
+
+
+def test_settings_reach_the_run_and_its_status_comes_back() -> None:
+    seen = []
+    assert _main(lambda flags: seen.append(flags) or 7, ["--count", "5"]) == 7
+    assert seen == [Flags(count=5)]
+
+
+def test_an_error_of_the_user_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_: Flags) -> int:
+        raise UserError("`--x` must be 1, but got 2.")
+
+    assert _main(run) == 2
+    assert capsys.readouterr().err == "error: `--x` must be 1, but got 2.\n"
+
+
+def test_a_bug_of_ours_keeps_its_traceback() -> None:
+    def run(_: Flags) -> int:
+        raise RuntimeError("ours")
+
+    with pytest.raises(RuntimeError, match="ours"):
+        _main(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_unwinds_the_run_and_sets_the_status(number: signal.Signals) -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    unwound = []
+
+    def run(_: Flags) -> int:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            unwound.append(number)
+        return 0
+
+    assert _main(run) == 128 + number
+    assert unwound == [number]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+_STUBBORN = """
+import os, sys, time
+from tests.test_cli import Flags
+from nas.cli import main
+
+def run(flags):
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(10)
+    finally:
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(10)
+
+main(run, Flags, [], prog="x", description="")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
+    root = Path(__file__).parents[1]
+    child = subprocess.run([sys.executable, "-c", _STUBBORN, str(int(number))], cwd=root)
+    assert child.returncode == 128 + number

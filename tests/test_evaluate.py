@@ -1,0 +1,113 @@
+"""Calling an evaluator: what counts as accuracy, and what becomes of everything else."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas.cli import UserError
+from nas.search.evaluate import load_object, measure
+from nas.training.score import DivergedError
+from search_spaces.architecture import Architecture
+from tests.searching import accuracy, network
+
+NETWORK = network(8)
+
+
+def _outcome(answer: Any) -> Any:
+    def evaluator(architecture: Architecture, *, epochs: int, seed: int) -> Any:
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return measure(evaluator, NETWORK, epochs=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    "answer", [0.5, 0, 1, np.float32(0.5), torch.tensor(0.5)], ids=lambda a: type(a).__name__
+)
+def test_any_number_from_0_to_1_is_an_accuracy(answer: Any) -> None:
+    outcome = _outcome(answer)
+    assert outcome.accuracy == float(answer)
+    assert (outcome.reason, outcome.detail) == ("", "")
+    assert outcome.seconds >= 0
+
+
+def test_the_evaluator_is_told_network_epochs_and_seed() -> None:
+    seen = []
+
+    def evaluator(architecture: Architecture, *, epochs: int, seed: int) -> float:
+        seen.append((architecture, epochs, seed))
+        return 0.5
+
+    measure(evaluator, NETWORK, epochs=7, seed=3)
+    assert seen == [(NETWORK, 7, 3)]
+
+
+@pytest.mark.parametrize("answer", [math.nan, DivergedError("nan loss at step 31")])
+def test_what_diverged_is_nan(answer: Any) -> None:
+    outcome = _outcome(answer)
+    assert (outcome.accuracy, outcome.reason) == (None, "nan")
+    assert outcome.detail
+
+
+@pytest.mark.parametrize("answer", [1.01, -0.1, math.inf, 93.5])
+def test_a_number_that_is_no_accuracy_is_refused(answer: float) -> None:
+    outcome = _outcome(answer)
+    assert (outcome.accuracy, outcome.reason) == (None, "error")
+    assert outcome.detail == (
+        f"An evaluator returns accuracy in [0, 1], but this one returned {answer}."
+    )
+
+
+@pytest.mark.parametrize("answer", [None, "high", ValueError("my own words"), KeyError("x")])
+def test_an_exception_comes_back_with_its_traceback(answer: Any) -> None:
+    outcome = _outcome(answer)
+    assert (outcome.accuracy, outcome.reason) == (None, "error")
+    assert "Traceback" in outcome.detail
+
+
+@pytest.mark.parametrize("answer", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_lack_of_memory_has_its_own_reason(answer: BaseException) -> None:
+    assert _outcome(answer).reason == "oom"
+
+
+@pytest.mark.parametrize("answer", [KeyboardInterrupt(), SystemExit(3)])
+def test_who_wants_to_stop_is_let_through(answer: BaseException) -> None:
+    with pytest.raises(type(answer)):
+        _outcome(answer)
+
+
+def test_objects_are_found_by_name() -> None:
+    assert load_object("tests.searching:accuracy", "--evaluator") is accuracy
+
+
+@pytest.mark.parametrize("reference", ["module", ":f", "module:", ""])
+def test_a_reference_has_two_parts(reference: str) -> None:
+    with pytest.raises(UserError, match="`--x` must have the form my_module:function, but got"):
+        load_object(reference, "--x")
+
+
+def test_a_module_or_name_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="`--x no_such_module:f` does not import: No module named"):
+        load_object("no_such_module:f", "--x")
+    with pytest.raises(UserError, match=r"`--x`: module tests.searching has no 'no_such_name'"):
+        load_object("tests.searching:no_such_name", "--x")
+
+
+def test_the_working_directory_is_searched(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "in_the_working_directory.py").write_text("def f(): return 42\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert load_object("in_the_working_directory:f", "--x")() == 42
+
+
+def test_an_error_inside_the_module_is_shown_as_it_is(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "with_a_mistake.py").write_text("import math\nmath.no_such_function\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError, match="no_such_function"):
+        load_object("with_a_mistake:f", "--x")
