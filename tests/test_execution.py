@@ -172,8 +172,8 @@ def test_two_workers_on_ray(workplace: Path) -> None:
     assert sorted(ended.slot) == [0, 1, 2, 3, 4, 5]
     lost = trials[trials.state != "COMPLETE"]
     assert list(zip(lost.state, lost.reason, strict=True)) == [("FAIL", "worker-lost")]
-    retried = ended[ended.slot == lost.slot.iloc[0]]
-    assert (retried.attempt.item(), retried.digest.item()) == (1, lost.digest.item())
+    retried = ended.set_index("slot").loc[lost.slot.item()]
+    assert (retried["attempt"], retried["digest"]) == (1, lost.digest.item())
 
     first, *others = calls(workplace)
     assert len(others) == 6  # five slots and one retry: the first was the probe
@@ -250,6 +250,6 @@ def test_a_killed_search_on_ray_goes_on(workplace: Path) -> None:
 
 def _assert_nothing_was_repeated(workplace: Path, before: pd.DataFrame, slots: int) -> None:
     after = _trials(workplace)
-    pd.testing.assert_frame_equal(after[after.number < len(before)], before, check_dtype=False)
+    pd.testing.assert_frame_equal(after.head(len(before)), before, check_dtype=False)
     assert sorted(after.slot[after.state == "COMPLETE"]) == list(range(slots))
     assert len(calls(workplace)) <= len(after)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
@@ -207,7 +207,7 @@ def test_the_trials_table_has_a_row_for_every_attempt(tmp_path: Path) -> None:
     assert list(table.slot) == [0, 1, 1, 2]
     assert set(study.results[0].job.proposal.params) <= set(table.columns)
     assert not {"architecture", "choices", "outcome"} & set(table.columns)
-    read = pd.read_csv(pd.io.common.StringIO(table.to_csv(index=False)), keep_default_na=False)
+    read = pd.read_csv(StringIO(table.to_csv(index=False)), keep_default_na=False)
     assert list(read.state) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
 
 

@@ -160,10 +160,10 @@ def test_a_network_from_elsewhere_is_refused() -> None:
 def test_unknown_and_missing_choices_are_refused() -> None:
     space = efficientnet()
     choices = space.encode(efficientnet_b0())
-    with pytest.raises(ValueError, match="has other choices: block9.op"):
+    with pytest.raises(ValueError, match=r"has other choices: block9\.op"):
         space.decode({**choices, "block9.op": "mbconv6"})
     del choices["block1.op"]
-    with pytest.raises(ValueError, match="has other choices: block1.op"):
+    with pytest.raises(ValueError, match=r"has other choices: block1\.op"):
         space.decode(choices)
 
 
