@@ -1,6 +1,7 @@
 """Fit a network to another image size or another budget of multiply-adds; pure."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from search_spaces.architecture import Architecture
@@ -64,12 +65,25 @@ def fit_width(architecture: Architecture, target_macs: float, divisor: int = 8) 
     Raises:
         ValueError: No multiplier between 0.02 and 32 comes within a factor of two.
     """
+    what = f"{architecture.name} at {architecture.resolution} px"
+    return fit_multiplier(
+        lambda width: count(scale_widths(architecture, width, divisor)).macs, target_macs, what
+    )
 
-    def macs(multiplier: float) -> int:
-        return count(scale_widths(architecture, multiplier, divisor)).macs
 
+def fit_multiplier(macs: Callable[[float], float], target_macs: float, what: str) -> float:
+    """The multiplier, to 1 %, at which `macs` comes nearest to a target; of equals, nearest to 1.
+
+    Args:
+        macs: Multiply-adds by multiplier; it does not fall.
+        target_macs: Where to bring them.
+        what: What is scaled, for the error.
+
+    Raises:
+        ValueError: No multiplier between 0.02 and 32 comes within a factor of two.
+    """
     low, high = _SMALLEST_WIDTH, _LARGEST_WIDTH
-    while high / low > 1.002:
+    while high / low > 1.01:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if macs(middle) < target_macs else (low, middle)
     step = 0.01 if low < 2 else 0.05
@@ -77,8 +91,7 @@ def fit_width(architecture: Architecture, target_macs: float, divisor: int = 8) 
     best = min(near, key=lambda w: (round(abs(math.log(macs(w) / target_macs)), 9), abs(w - 1)))
     if abs(math.log2(macs(best) / target_macs)) > 1:
         raise ValueError(
-            f"No width brings {architecture.name} at {architecture.resolution} px near "
-            f"{target_macs:.3g} multiply-adds (nearest: {macs(best):.3g}). "
-            "Choose another target or resolution."
+            f"No width brings {what} near {target_macs:.3g} multiply-adds "
+            f"(nearest: {macs(best):.3g}). Choose another target or resolution."
         )
     return best

@@ -5,13 +5,15 @@ another kind than `FactorizedSpace` needs `choices`, `decode` and `encode`; user
 outside as `--space my_module:function`.
 """
 
+import functools
 import itertools
 import random
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from search_spaces.adapt import adapt_resolution, fit_width, scale_widths
+from search_spaces.adapt import adapt_resolution, fit_multiplier, scale_widths
 from search_spaces.architecture import Activation, Architecture, Stage
 from search_spaces.cost import count
 from search_spaces.ops import MBConv, Op, PlainConv
@@ -23,6 +25,7 @@ Choices = Mapping[str, Choice]
 
 _PAPER_RESOLUTION, _PAPER_MACS = 224, 400e6
 _SMALLEST_DEFAULT_WIDTH = 0.2
+_CALIBRATION_SAMPLE = 15
 
 
 class Space(Protocol):
@@ -173,6 +176,7 @@ class FactorizedSpace:
         )
 
 
+@functools.cache
 def mnasnet(
     resolution: int = _PAPER_RESOLUTION,
     num_classes: int = 1000,
@@ -186,13 +190,14 @@ def mnasnet(
     """
     space = FactorizedSpace(
         name="mnasnet",
-        reference=_reference(mobilenet_v2(), "relu", resolution, num_classes, in_channels),
+        reference=_reference(mobilenet_v2(), "relu", num_classes, in_channels),
         ops=("conv", "dwconv", "mbconv3", "mbconv6"),
         skips=("identity", "pool", "none"),
     )
-    return _with_base_width(space, mobilenet_v2(), target_macs)
+    return _adapt(space, resolution, target_macs)
 
 
+@functools.cache
 def efficientnet(
     resolution: int = _PAPER_RESOLUTION,
     num_classes: int = 1000,
@@ -202,10 +207,10 @@ def efficientnet(
     """MBConv only, around EfficientNet-B0, which it holds; 108 options a block (ours)."""
     space = FactorizedSpace(
         name="efficientnet",
-        reference=_reference(efficientnet_b0(), "silu", resolution, num_classes, in_channels),
+        reference=_reference(efficientnet_b0(), "silu", num_classes, in_channels),
         ops=("mbconv1", "mbconv3", "mbconv6"),
     )
-    return _with_base_width(space, efficientnet_b0(), target_macs)
+    return _adapt(space, resolution, target_macs)
 
 
 SPACES: dict[str, Callable[..., FactorizedSpace]] = {
@@ -229,13 +234,12 @@ def default_target_macs(resolution: int, num_classes: int) -> float:
 def _reference(
     network: Architecture,
     activation: Activation,
-    resolution: int,
     num_classes: int,
     in_channels: int,
 ) -> Architecture:
-    """`network` for the user's images, with EfficientNet's norm and dropout."""
+    """`network` for the user's classes, with EfficientNet's norm and dropout."""
     b0 = efficientnet_b0()
-    network = replace(
+    return replace(
         network,
         num_classes=num_classes,
         in_channels=in_channels,
@@ -244,19 +248,31 @@ def _reference(
         norm_eps=b0.norm_eps,
         norm_momentum=b0.norm_momentum,
     )
-    return adapt_resolution(network, resolution)
 
 
-def _with_base_width(
-    space: FactorizedSpace, published: Architecture, target_macs: float
-) -> FactorizedSpace:
-    """Widths for `target_macs`: the reference takes the share of the target that the published
-    network takes of 400 M. Below half the published widths they are multiples of 4, not 8, or
-    the width choices would round to the same networks."""
-    published = replace(published, num_classes=space.reference.num_classes)
-    share = count(published).macs / _PAPER_MACS
+def _adapt(space: FactorizedSpace, resolution: int, target_macs: float) -> FactorizedSpace:
+    """The space for another image size and budget.
+
+    Widths are such that the space lies around `target_macs` as it does around 400 M at 224 px, by
+    the median of a fixed sample of its networks. Below half the published widths all widths are
+    multiples of 4, not 8, or the width choices would round to the same networks.
+    """
+    rng = random.Random(0)
+    sampled = [sample(space, rng) for _ in range(_CALIBRATION_SAMPLE)]
+
+    def median_macs(sized: FactorizedSpace) -> float:
+        return statistics.median(count(sized.decode(choices)).macs for choices in sampled)
+
+    share = median_macs(space) / _PAPER_MACS
+    adapted = replace(space, reference=adapt_resolution(space.reference, resolution))
     for divisor in (8, 4):
-        base_width = fit_width(space.reference, share * target_macs, divisor)
+        adapted = replace(adapted, width_divisor=divisor)
+        base_width = fit_multiplier(
+            lambda width, fixed=adapted: median_macs(replace(fixed, base_width=width)),
+            share * target_macs,
+            f"space {space.name!r} at {resolution} px",
+        )
+        adapted = replace(adapted, base_width=base_width)
         if base_width >= 0.5:
             break
-    return replace(space, base_width=base_width, width_divisor=divisor)
+    return adapted

@@ -97,7 +97,7 @@ def test_every_network_is_sound_at_every_size(name: str, resolution: int) -> Non
 def test_random_networks_cost_about_the_target(name: str, resolution: int) -> None:
     macs = [count(network).macs for network in _networks(_space(name, resolution), 300)]
     ratio = statistics.median(macs) / default_target_macs(resolution, 10)
-    assert 0.5 < ratio < 2
+    assert 0.6 < ratio < 1.4  # as at 224 px and 400 M, where it is .77 and .90
 
 
 @every_space
@@ -106,7 +106,7 @@ def test_the_target_moves_the_base_width(name: str, target: float) -> None:
     space = SPACES[name](resolution=224, num_classes=1000, target_macs=target)
     assert (space.base_width < 1) == (target < 400e6)
     macs = [count(network).macs for network in _networks(space, 60)]
-    assert 0.5 < statistics.median(macs) / target < 2
+    assert 0.6 < statistics.median(macs) / target < 1.4
 
 
 @every_space
@@ -178,6 +178,7 @@ def test_default_targets_follow_the_pixels(resolution: int, classes: int, target
     assert default_target_macs(resolution, classes) == target
 
 
+@settings(max_examples=25)
 @given(st.integers(8, 512), st.integers(2, 1000))
 def test_default_targets_can_be_met(resolution: int, classes: int) -> None:
     target = default_target_macs(resolution, classes)
