@@ -101,7 +101,7 @@ class TrialRunner:
         """
         record = Record(self._database, name)
         try:
-            lines = TrialLines(self._label, self._workers.count, self._describe)
+            lines = TrialLines(self._label, self._describe)
             study = Study(
                 record, proposer, self._objective, num_trials, known=self._known, on_result=lines
             )

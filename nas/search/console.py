@@ -14,20 +14,18 @@ class TrialLines:
 
     Args:
         label: What the value is called, `reward` or `accuracy`.
-        workers: Trials at a time, for the time left.
         describe: What a trial is called, from its labels; empty: nothing but its number.
     """
 
     def __init__(
         self,
         label: str,
-        workers: int,
         describe: Callable[[Mapping[str, Any]], str] = lambda labels: "",
     ) -> None:
-        self._label, self._workers, self._describe = label, workers, describe
+        self._label, self._describe = label, describe
         self._start = time.monotonic()
         self._best, self._finished, self._failed = -math.inf, 0, 0
-        self._total = 0
+        self._total = self._measured = 0
 
     def follow(self, study: Study) -> None:
         """Take over where `study` stands."""
@@ -37,8 +35,9 @@ class TrialLines:
 
     def __call__(self, result: Result) -> None:
         self._finished += 1
-        elapsed = time.monotonic() - self._start
-        left = format_duration(elapsed / self._finished * (self._total - self._finished))
+        self._measured += not result.outcome.reused_from  # what is reused tells nothing of pace
+        pace = (time.monotonic() - self._start) / max(1, self._measured)
+        left = format_duration(pace * (self._total - self._finished))
         number = f"#{result.job.number}".rjust(5)
         if name := self._describe(result.job.proposal.labels):
             number += f"  {name}"
