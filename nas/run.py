@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from nas.cli import (
@@ -67,10 +67,64 @@ class Settings(TrialOptions):
         if self.finalists < 0:
             raise UserError(f"`--finalists` must not be negative, but got {self.finalists}.")
 
+    @property
+    def epochs_of_finalists(self) -> int:
+        return self.finalist_epochs or 3 * self.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Settings, made definite by what they name."""
+
+    settings: Settings
+    task: "Task"
+    space: Space
+    reward: "Reward"
+    workers: "Workers"
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must not change when the run goes on."""
+        return {
+            "command": "nas.run",
+            "space": self.settings.space,
+            "choices": f"{crc32(repr(self.space.choices).encode()):08x}",
+            "resolution": self.task.resolution,
+            "num_classes": self.task.num_classes,
+            "target_macs": self.reward.target_macs,
+            "w": self.settings.w,
+            "hard": self.settings.hard,
+            "strategy": self.settings.strategy,
+            "epochs": self.settings.epochs,
+            "seed": self.settings.seed,
+            **self.task.conditions,
+        }
+
 
 def run(settings: Settings) -> int:
     """Search as `settings` say; the exit status."""
     from nas.search.record import RunFolder
+
+    if settings.dry_run:
+        _print_plan(_prepare(settings))
+        return 0
+    with RunFolder(settings.run_dir) as folder:  # before the images: a busy folder ends it here
+        prepared = _prepare(settings)
+        plan = _print_plan(prepared)
+        folder.bind(prepared.conditions, asdict(settings))
+        try:
+            result = _search(prepared, folder.database)
+        except KeyboardInterrupt:
+            print(f"\n^C      saved. Resume with: {command_line('nas.run', settings)}")
+            raise
+        finally:
+            _write_trials(folder)
+        _write(folder, result, prepared.reward, plan)
+        _summarize(prepared, result)
+    return 0
+
+
+def _prepare(settings: Settings) -> Prepared:
     from nas.search.reward import Reward
     from nas.search.strategies import load_strategy
     from nas.search.task import load_task
@@ -89,39 +143,14 @@ def run(settings: Settings) -> int:
     target = settings.target_flops
     if target is None:
         target = default_target_macs(task.resolution, task.num_classes)
-    reward = Reward(target, settings.w, settings.hard)
-    space = _load_space(settings.space, task, target)
-    for line in (plan := _plan(settings, task, space, reward, workers)):
-        print(line, flush=True)
-    if settings.dry_run:
-        return 0
-
-    with RunFolder(settings.run_dir) as folder:
-        conditions = {
-            "command": "nas.run",
-            "space": settings.space,
-            "choices": f"{crc32(repr(space.choices).encode()):08x}",
-            "resolution": task.resolution,
-            "num_classes": task.num_classes,
-            "target_macs": target,
-            "w": settings.w,
-            "hard": settings.hard,
-            "strategy": settings.strategy,
-            "epochs": settings.epochs,
-            "seed": settings.seed,
-            **task.conditions,
-        }
-        folder.bind(conditions, asdict(settings))
-        try:
-            result = _search(settings, task, space, reward, workers, folder.database)
-        except KeyboardInterrupt:
-            print(f"\n^C      saved. Resume with: {command_line('nas.run', settings)}")
-            raise
-        finally:
-            _write_trials(folder)
-        _write(folder, result, reward, plan)
-        _summarize(settings, task, result)
-    return 0
+    reward = Reward(target, settings.w, settings.hard)  # refuses a target that no space can meet
+    return Prepared(
+        settings=settings,
+        task=task,
+        space=_load_space(settings.space, task, target),
+        reward=reward,
+        workers=workers,
+    )
 
 
 def _load_space(name: str, task: "Task", target: float) -> Space:
@@ -135,55 +164,52 @@ def _load_space(name: str, task: "Task", target: float) -> Space:
     return factory(resolution=task.resolution, num_classes=task.num_classes, target_macs=target)
 
 
-def _plan(
-    settings: Settings,
-    task: "Task",
-    space: Space,
-    reward: "Reward",
-    workers: "Workers",
-) -> list[str]:
+def _print_plan(prepared: Prepared) -> list[str]:
+    """Print and return what is about to happen, and how long it takes."""
     from nas.cores import num_cores
 
+    settings, task, workers = prepared.settings, prepared.task, prepared.workers
+    space, reward = prepared.space, prepared.reward
     form = "hard" if reward.hard else f"w = {reward.w:g}"
-    choices = len(space.choices)
     width = f"base width {space.base_width:g} · " if isinstance(space, FactorizedSpace) else ""
-    cores = num_cores()
-    hint = (
-        [f"hint    1 of {cores} cores is used: --workers {cores} runs that many trials at a time"]
-        if workers.in_process and task.training and not workers.gpus_per_trial and cores > 1
-        else []
-    )
-    return [
+    lines = [
         *task.describe(),
-        f"space   {space.name} · {choices} choices · {width}{task.resolution} px",
+        f"space   {space.name} · {len(space.choices)} choices · {width}{task.resolution} px",
         f"target  T = {format_number(reward.target_macs)} multiply-adds (conv + linear), {form}",
         f"plan    {settings.trials} trials x {settings.epochs} epochs by {settings.strategy}, "
-        f"{workers.describe()} · {_estimate(settings, task, space, workers)}",
-        *hint,
+        f"{workers.describe()} · {_estimate(prepared)}",
     ]
+    cores = num_cores()
+    if workers.in_process and task.training and not workers.gpus_per_trial and cores > 1:
+        lines.append(
+            f"hint    1 of {cores} cores is used: --workers {cores} runs that many trials at a time"
+        )
+    for line in lines:
+        print(line, flush=True)
+    return lines
 
 
-def _estimate(settings: Settings, task: "Task", space: Space, workers: "Workers") -> str:
+def _estimate(prepared: Prepared) -> str:
     """Time for everything, from a few timed training steps of a typical network."""
     import random
 
     from nas.cores import limit_threads
 
+    settings, workers = prepared.settings, prepared.workers
     limit_threads(workers.threads)
     rng = random.Random(settings.seed)
-    networks = (space.decode(sample(space, rng)) for _ in range(9))
+    networks = (prepared.space.decode(sample(prepared.space, rng)) for _ in range(9))
     typical = sorted(networks, key=lambda a: count(a).macs)[4]
-    seconds = task.seconds_per_epoch(typical)
+    seconds = prepared.task.seconds_per_epoch(typical)
     if seconds is None:
         return "time known after the first trials"
     seconds *= 1.1  # validation and start of a trial
     proxies = seconds * settings.epochs * settings.trials / workers.count
     if settings.finalists == 0:
         return f"about {format_duration(proxies)}"
-    epochs = settings.finalist_epochs or 3 * settings.epochs
     searches = 1 if settings.strategy == "random" else 2
     jobs = settings.finalist_seeds * (searches * settings.finalists + 1)
-    finals = seconds * epochs * jobs / workers.count
+    finals = seconds * settings.epochs_of_finalists * jobs / workers.count
     control = 0.0 if settings.strategy == "random" else proxies
     return (
         f"about {format_duration(proxies + control + finals)} (search {format_duration(proxies)}"
@@ -191,30 +217,28 @@ def _estimate(settings: Settings, task: "Task", space: Space, workers: "Workers"
     )
 
 
-def _search(
-    settings: Settings,
-    task: "Task",
-    space: Space,
-    reward: "Reward",
-    workers: "Workers",
-    database: Path,
-) -> "SearchResult":
+def _search(prepared: Prepared, database: Path) -> "SearchResult":
     from nas.search.baseline import Fidelity, TrialRunner, search
 
+    settings, task = prepared.settings, prepared.task
     runner = TrialRunner(
-        database, task.evaluator, reward, workers, probe=task.reference is not None
+        database,
+        task.evaluator,
+        prepared.reward,
+        prepared.workers,
+        probe=task.reference is not None,
     )
     return search(
         runner,
-        space,
-        reward,
+        prepared.space,
+        prepared.reward,
         strategy=settings.strategy,
         trials=settings.trials,
         epochs=settings.epochs,
         seed=settings.seed,
         fidelity=Fidelity(
             finalists=settings.finalists,
-            epochs=settings.finalist_epochs or 3 * settings.epochs,
+            epochs=settings.epochs_of_finalists,
             seeds=settings.finalist_seeds,
         ),
         announce=lambda line: print(line, flush=True),
@@ -247,9 +271,10 @@ def _write(folder: "RunFolder", result: "SearchResult", reward: "Reward", plan: 
     folder.write("report.md", markdown(result, plan))
 
 
-def _summarize(settings: Settings, task: "Task", result: "SearchResult") -> None:
+def _summarize(prepared: Prepared, result: "SearchResult") -> None:
     from nas.search.report import verdict
 
+    settings, task = prepared.settings, prepared.task
     best = max(
         (r.outcome.accuracy for r in result.search if r.outcome.accuracy is not None), default=0.0
     )

@@ -70,87 +70,68 @@ class Settings(TrialOptions):
         self._check_positive("seeds", "resolution", "resolution_step")
 
 
-def run(settings: Settings) -> int:
-    """Train the candidates and choose; the exit status."""
-    from nas.search.record import RunFolder
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Settings, made definite by what they name."""
 
-    workers = settings.where()
-    base = load_architecture(settings.baseline)
-    if settings.resolution is not None:
-        base = adapt_resolution(base, settings.resolution)
-    task, base = _load_task(settings, base, workers)
-    candidates = _candidates(settings, base)
-    for line in _plan(settings, task, base, candidates, workers):
-        print(line, flush=True)
-    if settings.dry_run:
-        return 0
+    settings: Settings
+    task: "Task"
+    base: Architecture
+    """The baseline, with the task's resolution and classes."""
+    rounding: Rounding
+    candidates: tuple[Candidate, ...]
+    workers: "Workers"
 
-    with RunFolder(settings.run_dir) as folder:
-        conditions = {
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must not change when the run goes on."""
+        settings = self.settings
+        return {
             "command": "scaling_search.grid",
-            "baseline": base.digest,
+            "baseline": self.base.digest,
             "step": settings.step,
             "tolerance": settings.tolerance,
             "ratio": settings.ratio,
             "bounds": [settings.max_alpha, settings.max_beta, settings.max_gamma],
             "select": settings.select,
-            "rounding": asdict(_rounding(settings, base)),
+            "rounding": asdict(self.rounding),
             "epochs": settings.epochs,
             "seed": settings.seed,
-            **task.conditions,
+            **self.task.conditions,
         }
-        folder.bind(conditions, asdict(settings))
+
+
+def run(settings: Settings) -> int:
+    """Train the candidates and choose; the exit status."""
+    from nas.search.record import RunFolder
+
+    if settings.dry_run:
+        _print_plan(_prepare(settings))
+        return 0
+    with RunFolder(settings.run_dir) as folder:  # before the images: a busy folder ends it here
+        prepared = _prepare(settings)
+        _print_plan(prepared)
+        folder.bind(prepared.conditions, asdict(settings))
         try:
-            study = _train(settings, task, candidates, workers, folder)
+            study = _train(prepared, folder.database)
         except KeyboardInterrupt:
             resume = command_line("scaling_search.grid", settings)
             print(f"\n^C      saved. Resume with: {resume}")
             raise
         finally:
             _write_trials(folder)
-        _conclude(settings, task, base, candidates, study, folder)
+        _conclude(prepared, study, folder)
     return 0
 
 
-def _load_task(
-    settings: Settings, base: Architecture, workers: "Workers"
-) -> "tuple[Task, Architecture]":
-    """The task at the base's resolution, and the base with the task's classes."""
-    from nas.search.task import load_task
-
-    store = None
-    if settings.evaluator is None:
-        from nas.data.dataset import native_size
-
-        largest = max(c.architecture.resolution for c in _candidates(settings, base))
-        # Store the pixels that the largest candidate can use, and none that are not there.
-        store = max(base.resolution, min(largest, native_size(settings.data)))
-    task = load_task(
-        data=settings.data,
-        evaluator=settings.evaluator,
-        resolution=base.resolution,
-        store_size=store,
-        num_classes=base.num_classes,
-        max_images=settings.max_images,
-        flip=settings.flip,
-        device="auto" if workers.gpus_per_trial else "cpu",
-    )
-    if task.num_classes != base.num_classes:
-        print(
-            f"note    classifier of {base.name}: {base.num_classes} -> {task.num_classes} classes"
-        )
-        base = replace(base, num_classes=task.num_classes)
-    return task, base
-
-
-def _rounding(settings: Settings, base: Architecture) -> Rounding:
+def _prepare(settings: Settings) -> Prepared:
+    workers = settings.where()
+    base = load_architecture(settings.baseline)
+    if settings.resolution is not None:
+        base = adapt_resolution(base, settings.resolution)
     rounding = replace(default_rounding(base, 1), depth=settings.depth_rounding)
     if settings.resolution_step is not None:
         rounding = replace(rounding, resolution_divisor=settings.resolution_step)
-    return rounding
-
-
-def _candidates(settings: Settings, base: Architecture) -> tuple[Candidate, ...]:
     grid = Grid(
         step=settings.step,
         alpha=(1.0, settings.max_alpha),
@@ -160,22 +141,59 @@ def _candidates(settings: Settings, base: Architecture) -> tuple[Candidate, ...]
         tolerance=settings.tolerance,
         selection=settings.select,
     )
-    return find_candidates(base, grid, _rounding(settings, base))
+    candidates = find_candidates(base, grid, rounding)
+    task = _load_task(settings, base, candidates, workers)
+    if task.num_classes != base.num_classes:
+        change = f"{base.num_classes} -> {task.num_classes} classes"
+        print(f"note    classifier of {base.name}: {change}")
+        base = replace(base, num_classes=task.num_classes)
+        candidates = find_candidates(base, grid, rounding)
+    return Prepared(
+        settings=settings,
+        task=task,
+        base=base,
+        rounding=rounding,
+        candidates=candidates,
+        workers=workers,
+    )
 
 
-def _plan(
+def _load_task(
     settings: Settings,
-    task: "Task",
     base: Architecture,
     candidates: Sequence[Candidate],
     workers: "Workers",
-) -> list[str]:
+) -> "Task":
+    from nas.search.task import load_task
+
+    store = None
+    if settings.evaluator is None:
+        from nas.data.dataset import native_size
+
+        largest = max(candidate.architecture.resolution for candidate in candidates)
+        # Store the pixels that the largest candidate can use, and none that are not there.
+        store = max(base.resolution, min(largest, native_size(settings.data)))
+    return load_task(
+        data=settings.data,
+        evaluator=settings.evaluator,
+        resolution=base.resolution,
+        store_size=store,
+        num_classes=base.num_classes,
+        max_images=settings.max_images,
+        flip=settings.flip,
+        device="auto" if workers.gpus_per_trial else "cpu",
+    )
+
+
+def _print_plan(prepared: Prepared) -> None:
+    """Print what is about to be trained, and how long it takes."""
+    settings, base, candidates = prepared.settings, prepared.base, prepared.candidates
     triples = sum(len(c.triples) for c in candidates)
     ratios = [c.ratio for c in candidates]
     low, high = settings.ratio * (1 - settings.tolerance), settings.ratio * (1 + settings.tolerance)
     outside = sum(not low <= ratio <= high for ratio in ratios)
     lines = [
-        *task.describe(),
+        *prepared.task.describe(),
         f"base    {base.name} · {base.resolution} px · {format_number(count(base).macs)} "
         f"multiply-adds · digest {base.digest}",
         f"grid    {triples} triples near x{settings.ratio:g} ({settings.select}) make "
@@ -187,47 +205,39 @@ def _plan(
             f"note    {outside} of {len(candidates)} networks really cost more or less than the "
             "tolerance allows; a costlier one has an edge. --select measured compares at equal cost"
         )
-    jobs = len(candidates) * settings.seeds
     lines.append(
         f"plan    {len(candidates)} networks x {settings.seeds} seeds x {settings.epochs} epochs, "
-        f"{workers.describe()} · {_estimate(settings, task, candidates, workers, jobs)}"
+        f"{prepared.workers.describe()} · {_estimate(prepared)}"
     )
-    return lines
+    for line in lines:
+        print(line, flush=True)
 
 
-def _estimate(
-    settings: Settings,
-    task: "Task",
-    candidates: Sequence[Candidate],
-    workers: "Workers",
-    jobs: int,
-) -> str:
+def _estimate(prepared: Prepared) -> str:
+    """Time for all trainings, from a few timed steps of the candidate of median cost."""
     from nas.cores import limit_threads
 
+    settings, workers, candidates = prepared.settings, prepared.workers, prepared.candidates
     limit_threads(workers.threads)
     typical = sorted(candidates, key=lambda c: c.cost.macs)[len(candidates) // 2]
-    seconds = task.seconds_per_epoch(typical.architecture)
+    seconds = prepared.task.seconds_per_epoch(typical.architecture)
     if seconds is None:
         return "time known after the first trials"
-    return f"about {format_duration(1.1 * seconds * settings.epochs * jobs / workers.count)}"
+    epochs = settings.epochs * settings.seeds * len(candidates)
+    return f"about {format_duration(1.1 * seconds * epochs / workers.count)}"
 
 
-def _train(
-    settings: Settings,
-    task: "Task",
-    candidates: Sequence[Candidate],
-    workers: "Workers",
-    folder: "RunFolder",
-) -> "Study":
+def _train(prepared: Prepared, database: Path) -> "Study":
     """All candidates with the first seed, then all with the second, and so on."""
     from nas.search.baseline import TrialRunner
     from nas.search.study import Proposal
 
+    settings, task = prepared.settings, prepared.task
     runner = TrialRunner(
-        folder.database,
+        database,
         task.evaluator,
         lambda accuracy, macs: accuracy,
-        workers,
+        prepared.workers,
         probe=task.reference is not None,
         label="accuracy",
         describe=_describe,
@@ -244,7 +254,7 @@ def _train(
             },
         )
         for s in range(settings.seeds)
-        for candidate in candidates
+        for candidate in prepared.candidates
     ]
     return runner.run_all("grid", proposals)
 
@@ -268,17 +278,12 @@ def _write_trials(folder: "RunFolder") -> None:
         record.close()
 
 
-def _conclude(
-    settings: Settings,
-    task: "Task",
-    base: Architecture,
-    candidates: Sequence[Candidate],
-    study: "Study",
-    folder: "RunFolder",
-) -> None:
+def _conclude(prepared: Prepared, study: "Study", folder: "RunFolder") -> None:
+    """Rank, write and print what came out."""
     from scaling_search.constants import accuracies_by_digest, constants, grid_frame, rank
     from scaling_search.report import ranking_plot, summary
 
+    settings, candidates = prepared.settings, prepared.candidates
     ranking = rank(candidates, accuracies_by_digest(study.results))
     failed = study.num_finished - len(list(study.completed))
     evidence = {
@@ -289,22 +294,22 @@ def _conclude(
         "target_ratio": settings.ratio,
         "tolerance": settings.tolerance,
         "selection": settings.select,
-        "rounding": asdict(_rounding(settings, base)),
-        **task.conditions,
+        "rounding": asdict(prepared.rounding),
+        **prepared.task.conditions,
     }
     content = constants(ranking, evidence)
-    content["baseline"] = {"name": base.name, "digest": base.digest}
+    content["baseline"] = {"name": prepared.base.name, "digest": prepared.base.digest}
     folder.write("constants.json", json.dumps(content, indent=2) + "\n")
     folder.write("grid.csv", grid_frame(ranking).to_csv(index=False))
     folder.write("grid.png", ranking_plot(ranking))
-    baseline = folder.write("baseline.json", base.to_json())
+    baseline = folder.write("baseline.json", prepared.base.to_json())
     if failed:
         print(f"note    {failed} of {study.num_finished} trials failed; trials.csv has the reasons")
     if lost := len(candidates) - len(ranking.standings):
         print(
             f"note    {lost} of {len(candidates)} networks are not ranked: all their trials failed"
         )
-    for line in summary(ranking, task.majority if task.training else None):
+    for line in summary(ranking, prepared.task.majority if prepared.task.training else None):
         print(line)
     print(f"wrote   {folder.path}/constants.json, grid.csv, trials.csv, grid.png")
     print(f"next    {_family_command(settings, folder.path, baseline)}")

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+LOCK = ".lock"
+"""The file in a folder that the process in it has locked."""
+
 
 class FolderError(ValueError):
     """A folder that this process cannot write or may not use now."""
@@ -39,6 +42,8 @@ def publish(temporary: Path, path: Path) -> None:
 def exclusive(folder: Path, flag: str) -> Iterator[None]:
     """Make a folder and keep other processes out; the lock ends with the process, however.
 
+    A folder that was made for it and in the end holds nothing is removed.
+
     Args:
         folder: The folder to work in.
         flag: The flag that names it, such as `--out`, for the error messages.
@@ -46,9 +51,10 @@ def exclusive(folder: Path, flag: str) -> Iterator[None]:
     Raises:
         FolderError: It cannot be written, or another process holds it.
     """
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+")
+        lock = (folder / LOCK).open("a+")
     except OSError as error:
         raise FolderError(f"`{flag} {folder}` cannot be written: {error}.") from error
     with lock:
@@ -63,7 +69,12 @@ def exclusive(folder: Path, flag: str) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -82,3 +82,16 @@ def test_differences_name_each_changed_value() -> None:
         "gone was 1, now None",
         "more was None, now 'x'",
     ]
+
+
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
+    kept, mine = tmp_path / "kept", tmp_path / "mine"
+    kept.mkdir()
+    for folder in (kept, mine):
+        with exclusive(folder, "--out"):
+            assert folder.is_dir()
+    assert kept.is_dir()
+    assert not mine.exists()
+    with exclusive(mine, "--out"):
+        (mine / "result").write_text("")
+    assert (mine / "result").exists()
