@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.cli import UserError, format_duration
+from nas.cli import UserError, format_duration, format_number
 from nas.cli import main as cli_main
+from search_spaces.cost import count
+from search_spaces.zoo import load_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,12 @@ def run(settings: Settings) -> int:
         *("--weights", f"{models}/B1/model.safetensors", "--out", f"{models}/B1"),
     )
     for member in ("B0", "B1"):
-        metrics = json.loads((models / member / "model.json").read_text())["metrics"]
-        print(f"{member}      {metrics}")
+        card = json.loads((models / member / "model.json").read_text())
+        macs = count(load_architecture(models / member / "model.json")).macs
+        metrics = card["metrics"]
+        split = "validation" if metrics["test_accuracy"] is None else "test"
+        accuracy = f"{split} accuracy {metrics[f'{split}_accuracy']:.4f}"
+        print(f"{member}      {accuracy} · {format_number(macs)} multiply-adds")
     print(
         f"done    in {format_duration(time.monotonic() - start)}; everything is in {settings.out}"
     )

@@ -24,10 +24,10 @@ from search_spaces.spaces import SPACES, FactorizedSpace, Space, default_target_
 
 if TYPE_CHECKING:
     from nas.search.baseline import SearchResult
-    from nas.search.execution import Workers
     from nas.search.record import RunFolder
     from nas.search.reward import Reward
     from nas.search.task import Task
+    from nas.search.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,10 @@ from search_spaces.rounding import Rounding
 from search_spaces.zoo import load_architecture
 
 if TYPE_CHECKING:
-    from nas.search.execution import Workers
     from nas.search.record import RunFolder
     from nas.search.study import Study
     from nas.search.task import Task
+    from nas.search.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import pytest
 from nas.cli import UserError
 from nas.search.baseline import Fidelity, SearchResult, TrialRunner, measured, search, stock_b0
 from nas.search.evaluate import Evaluator
-from nas.search.execution import Workers
 from nas.search.reward import Reward
 from nas.search.strategies import TPE_STARTUP_TRIALS
+from nas.search.workers import Workers
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.spaces import SPACES, Space

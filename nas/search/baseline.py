@@ -14,11 +14,12 @@ import numpy as np
 
 from nas.search.console import TrialLines
 from nas.search.evaluate import Evaluator
-from nas.search.execution import Workers, execute
+from nas.search.execution import execute
 from nas.search.record import Record
 from nas.search.reward import Reward
 from nas.search.strategies import FixedProposer, SamplerProposer, load_strategy
 from nas.search.study import Objective, Proposal, Proposer, Result, Study, known_measurements
+from nas.search.workers import Workers
 from search_spaces.adapt import adapt_resolution, fit_width, scale_widths
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count

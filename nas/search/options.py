@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from nas.cli import UserError
 
 if TYPE_CHECKING:
-    from nas.search.execution import Workers
+    from nas.search.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class TrialOptions:
         Raises:
             UserError: The flags break a rule.
         """
-        from nas.search.execution import workers_for
+        from nas.search.workers import workers_for
 
         return workers_for(self.workers, self.gpus_per_trial, self.ray_address, self.evaluator)
 

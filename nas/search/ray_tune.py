@@ -1,0 +1,255 @@
+"""Runs the jobs of a study on Ray Tune; the one module that knows Ray.
+
+Tune places trials on workers and GPUs. What to try, what came out and what is tried again stay with
+the study, which Tune asks and tells through a searcher.
+"""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nas.cli import UserError
+from nas.cores import limit_threads
+from nas.search.evaluate import Evaluator, Outcome, measure
+from nas.search.study import Job, Study
+from nas.search.workers import Workers, check_gpus
+from search_spaces.architecture import Architecture
+
+
+def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
+    """Run jobs until the study has none left; as `nas.search.execution.execute`."""
+    # Ctrl-C must reach us: Tune's own handler makes `fit` return as if the search were complete.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # no GPU asked, no GPU seen
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other output engine ignores `verbose=0`
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean to the user
+    from ray import tune
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in our record
+    with _ray(workers) as storage:
+        resources = {"cpu": workers.threads, "gpu": workers.gpus_per_trial}
+        trainable = tune.with_parameters(
+            _trainable(), evaluator=evaluator, threads=workers.threads, cwd=os.getcwd()
+        )
+        bridge = _bridge(study)
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=bridge.searcher,
+                num_samples=-1,
+                max_concurrent_trials=workers.count,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(storage),
+                verbose=0,
+                callbacks=[bridge.callback],
+                stop=bridge.stopper,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+    if bridge.failure:
+        raise bridge.failure[0]
+    if study.num_running:
+        raise RuntimeError("Ray Tune returned while jobs were running.")
+
+
+class _ray:
+    """A Ray session of our own, or one on the cluster that the user named; never another.
+
+    It stays up for the next study of this process and ends with the process; the folder for Ray
+    Tune's own files goes when the study ends.
+    """
+
+    _current: Workers | None = None
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-tune-", ignore_cleanup_errors=True)
+
+    def __enter__(self) -> Path:
+        import ray
+
+        if not ray.is_initialized() or _ray._current != self._workers:
+            ray.shutdown()
+            with _signal_handlers_kept():
+                self._start()
+            _ray._current = self._workers
+        try:
+            self._check(ray.cluster_resources())
+        except BaseException:
+            ray.shutdown()
+            raise
+        return Path(self._folder.name)
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def _start(self) -> None:
+        import ray
+
+        workers = self._workers
+        is_own = workers.ray_address is None
+        ray.init(
+            # "local" starts a session of our own, whatever RAY_ADDRESS says.
+            address="local" if is_own else workers.ray_address,
+            num_cpus=workers.count * workers.threads if is_own else None,
+            include_dashboard=False if is_own else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths())}},
+        )
+
+    def _check(self, resources: Mapping[str, float]) -> None:
+        """Ray waits without a word for a resource that nobody has; we do not."""
+        check_gpus(self._workers, resources.get("GPU", 0), "Ray")
+        if self._workers.threads > resources.get("CPU", 0):
+            raise UserError(
+                f"A trial asks for {self._workers.threads} CPUs, but Ray has "
+                f"{resources.get('CPU', 0):g}."
+            )
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Put back ours after Ray took Ctrl-C and SIGTERM of the process that starts it; on SIGTERM
+    its own would end the process by SIGABRT, three seconds later."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _import_paths() -> list[str]:
+    """Where this process imports from, for the user's evaluator in a worker."""
+    paths = [str(Path(path or ".").resolve()) for path in ("", *sys.path)]
+    return [path for path in dict.fromkeys(paths) if Path(path).is_dir()]
+
+
+def _trainable() -> Any:
+    from ray import tune
+
+    class Worker(tune.Trainable):
+        """Measures one network a trial; the process stays warm between trials."""
+
+        def setup(
+            self, config: dict[str, Any], evaluator: Any = None, threads: int = 1, cwd: str = "."
+        ) -> None:
+            if Path(cwd).is_dir():  # not so on another machine
+                os.chdir(cwd)
+            limit_threads(threads)
+            self._evaluator, self._threads = evaluator, threads
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.config = new_config
+            return True
+
+        def step(self) -> dict[str, Any]:
+            import torch
+
+            torch.set_num_threads(self._threads)
+            architecture = Architecture.from_json(self.config["architecture"])
+            outcome = measure(
+                self._evaluator,
+                architecture,
+                epochs=self.config["epochs"],
+                seed=self.config["seed"],
+            )
+            return {"outcome": outcome, "done": True}
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            return None
+
+    return Worker
+
+
+class _Bridge(NamedTuple):
+    """What Tune is given so that it asks and tells a study of ours."""
+
+    searcher: Any
+    callback: Any
+    stopper: Any
+    failure: list[Exception]
+    """The first error of the study. Tune would wrap it in pages of its own traceback."""
+
+
+def _bridge(study: Study) -> _Bridge:
+    """A Tune searcher and callback that ask and tell our study, which keeps the record itself."""
+    from ray.tune import Callback
+    from ray.tune.search import Searcher
+    from ray.tune.stopper import Stopper
+
+    jobs: dict[str, Job] = {}
+    failure: list[Exception] = []
+
+    def ask() -> Job | None:
+        try:
+            return None if failure else study.ask()
+        except Exception as error:
+            failure.append(error)
+            return None
+
+    def tell(trial_id: str, outcome: Outcome) -> None:
+        if failure:  # Tune is stopping what still runs
+            return
+        try:
+            study.tell(jobs.pop(trial_id), outcome)
+        except Exception as error:
+            failure.append(error)
+
+    class StudySearcher(Searcher):
+        def suggest(self, trial_id: str) -> Any:
+            if (job := ask()) is None:
+                # A lost job may come back, so the end is only when nothing runs any more.
+                return None if study.num_running and not failure else Searcher.FINISHED
+            jobs[trial_id] = job
+            return {
+                "architecture": job.proposal.architecture.to_json(),
+                "epochs": job.proposal.epochs,
+                "seed": job.proposal.seed,
+            }
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            if not error and result and "outcome" in result:
+                tell(trial_id, result["outcome"])
+
+        def save(self, checkpoint_path: str) -> None:
+            """Tune's own checkpoint has nothing to keep: the study is on disk."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            raise NotImplementedError("A study resumes from its record, not through Ray Tune.")
+
+        def __deepcopy__(self, _: Any) -> "StudySearcher":
+            return self
+
+        def __reduce__(self) -> Any:
+            return str, ()  # Tune pickles its searcher for a restore that we do not use
+
+    class WorkerLoss(Callback):
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            detail = f"The worker process died: {trial.get_error()}"
+            tell(trial.trial_id, Outcome(reason="worker-lost", detail=detail))
+
+    class OnFailure(Stopper):
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return bool(failure)
+
+        def __reduce__(self) -> Any:
+            return str, ()
+
+    return _Bridge(StudySearcher(), WorkerLoss(), OnFailure(), failure)
