@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,14 @@ def test_one_worker_stays_in_the_process_unless_a_cluster_is_named(
     count: int, address: str | None, in_process: bool
 ) -> None:
     assert Workers(count=count, ray_address=address).in_process is in_process
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"No Ray cluster answers at `--ray-address {address}`"):
+            workers_for(2, 0.0, address, None)
 
 
 @pytest.mark.parametrize("gpus", [-1.0, 1.5, float("nan")])

@@ -1,9 +1,12 @@
 """How many jobs run at a time, and with what."""
 
+import socket
 from dataclasses import dataclass
 
 from nas.cli import UserError
 from nas.cores import num_cores
+
+_CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ def workers_for(
     A user's own evaluator gets GPUs on request only.
 
     Raises:
-        UserError: The flags break a rule.
+        UserError: The flags break a rule, or no cluster answers.
     """
     if gpus_per_trial is None:
         gpus_per_trial = 0.0
@@ -63,6 +66,8 @@ def workers_for(
             import torch
 
             gpus_per_trial = 1.0 if torch.cuda.is_available() else 0.0
+    if ray_address is not None:
+        _check_answers(ray_address)
     return Workers(count=count, gpus_per_trial=gpus_per_trial, ray_address=ray_address)
 
 
@@ -77,3 +82,17 @@ def check_gpus(workers: Workers, number: float, who: str) -> None:
             f"`--gpus-per-trial {workers.gpus_per_trial:g}` is more than the {number:g} GPUs that "
             f"{who} sees. Lower it (0 trains on the CPU), or run where the GPUs are."
         )
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself tries it for more than ten minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # `auto` and the like, which Ray resolves at once
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"No Ray cluster answers at `--ray-address {address}`: {error}. Start one with "
+            "`ray start --head`, or leave the flag out to use this machine alone."
+        ) from error
