@@ -38,8 +38,8 @@ class Workers:
         """CPU threads of each job.
 
         Workers share the machine's cores. A single job in the process takes one thread: a small
-        network gains 15 % from a second, and loses a factor of 60 if another process wants that
-        core (measured on two cores at 32 px, 5 M multiply-adds).
+        network gains a quarter from a second, and loses half of its speed, or nearly all of it,
+        once other work wants that core (two cores, 32 px, 5 M multiply-adds; experiments/LOG.md).
         """
         return 1 if self.in_process else max(1, num_cores() // self.count)
 

@@ -15,8 +15,9 @@ from search_spaces.architecture import Architecture
 WORTH = 1.25
 """How many times the speed of one thread all cores must give to be used.
 
-A small network gains 15 % from a second core, and with both loses a factor of 15 to 60 as soon as
-another process wants one of them (5 M multiply-adds at 32 px on two cores, PyTorch 2.15).
+A small network gains a quarter from a second core. With both it is half as fast as with one thread
+when another process wants a core, and it was 15 times slower and more beside another training (5 M
+multiply-adds at 32 px, two cores, PyTorch 2.15; experiments/LOG.md).
 """
 
 
