@@ -127,18 +127,11 @@ def run(settings: Settings) -> int:
 def _prepare(settings: Settings) -> Prepared:
     from nas.search.reward import Reward
     from nas.search.strategies import load_strategy
-    from nas.search.task import load_task
 
     load_strategy(settings.strategy)
     workers = settings.where()
-    task = load_task(
-        data=settings.data,
-        evaluator=settings.evaluator,
-        resolution=settings.resolution,
-        num_classes=settings.num_classes,
-        max_images=settings.max_images,
-        flip=settings.flip,
-        device="auto" if workers.gpus_per_trial else "cpu",
+    task = settings.load_task(
+        workers, resolution=settings.resolution, num_classes=settings.num_classes
     )
     target = settings.target_flops
     if target is None:

@@ -164,8 +164,6 @@ def _load_task(
     candidates: Sequence[Candidate],
     workers: "Workers",
 ) -> "Task":
-    from nas.search.task import load_task
-
     store = None
     if settings.evaluator is None:
         from nas.data.dataset import native_size
@@ -173,15 +171,8 @@ def _load_task(
         largest = max(candidate.architecture.resolution for candidate in candidates)
         # Store the pixels that the largest candidate can use, and none that are not there.
         store = max(base.resolution, min(largest, native_size(settings.data)))
-    return load_task(
-        data=settings.data,
-        evaluator=settings.evaluator,
-        resolution=base.resolution,
-        store_size=store,
-        num_classes=base.num_classes,
-        max_images=settings.max_images,
-        flip=settings.flip,
-        device="auto" if workers.gpus_per_trial else "cpu",
+    return settings.load_task(
+        workers, resolution=base.resolution, num_classes=base.num_classes, store_size=store
     )
 
 

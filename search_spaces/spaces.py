@@ -119,10 +119,8 @@ class FactorizedSpace:
             self._stage(stage, {name: self._chosen(choices, i, name) for name in self._decisions})
             for i, stage in enumerate(self.reference.stages, start=1)
         )
-        stem = replace(self.reference.stem, width=self._width(self.reference.stem.width))
-        network = replace(
-            self.reference, stem=stem, stages=stages, head_width=self._width(self._head)
-        )
+        sized = scale_widths(self.reference, self.base_width, self.width_divisor)
+        network = replace(sized, stages=stages)
         return replace(network, name=f"{self.name}-{network.digest}")
 
     def encode(self, architecture: Architecture) -> dict[str, Choice]:
@@ -155,10 +153,6 @@ class FactorizedSpace:
             "width": self.width_factors,
             "layers": self.depth_changes,
         }
-
-    @property
-    def _head(self) -> int:
-        return self.reference.head_width
 
     def _chosen(self, choices: Choices, block: int, decision: str) -> Any:
         return choices.get(f"block{block}.{decision}", self._decisions[decision][0])

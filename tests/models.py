@@ -78,3 +78,19 @@ def bare(folder: Path, architecture: Architecture) -> tuple[Path, Path]:
     save_weights(network(architecture), folder / "model.safetensors")
     (folder / "arch.json").write_text(architecture.to_json())
     return folder / "model.safetensors", folder / "arch.json"
+
+
+def tiny(resolution: int = 8, num_classes: int = 10) -> Architecture:
+    """Learns three digits in seconds."""
+    block = MBConv(kernel=3, expansion=4, se_ratio=0.25)
+    return Architecture(
+        name="tiny",
+        resolution=resolution,
+        num_classes=num_classes,
+        stem=Stem(width=16, stride=1),
+        stages=(
+            Stage(block=block, width=16, repeats=1, stride=1),
+            Stage(block=block, width=24, repeats=2, stride=2),
+        ),
+        head_width=64,
+    )

@@ -17,26 +17,9 @@ from search_spaces.cost import count
 from search_spaces.zoo import efficientnet_b0, load_architecture
 from tests.grid_evaluators import GRID, TINY, arguments, candidates, read_constants, truth
 
-ROOT = Path(__file__).parents[1]
 NETWORKS = candidates()
 BEST = max(NETWORKS, key=lambda candidate: truth(candidate.architecture))
 COLUMNS = ["alpha", "beta", "gamma", "product", "measured_ratio", "accuracy", "seeds"]
-
-
-@pytest.fixture
-def baseline(tmp_path: Path) -> Path:
-    file = tmp_path / "tiny.json"
-    file.write_text(TINY.to_json())
-    return file
-
-
-@pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file where the evaluator notes its calls."""
-    file = tmp_path / "calls"
-    file.touch()
-    monkeypatch.setenv("GRID_CALLS", str(file))
-    return file
 
 
 def test_small_noise_finds_the_known_optimum(

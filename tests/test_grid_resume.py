@@ -20,22 +20,6 @@ from tests.grid_evaluators import TINY, arguments, read_constants
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def baseline(tmp_path: Path) -> Path:
-    file = tmp_path / "tiny.json"
-    file.write_text(TINY.to_json())
-    return file
-
-
-@pytest.fixture
-def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file where the evaluator notes its calls."""
-    file = tmp_path / "calls"
-    file.touch()
-    monkeypatch.setenv("GRID_CALLS", str(file))
-    return file
-
-
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A baseline's file and the folder of a finished run."""

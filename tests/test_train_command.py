@@ -28,27 +28,11 @@ from nas.train import main
 from nas.training import checkpoint
 from nas.training.pace import choose_threads
 from nas.training.score import accuracy
-from search_spaces.architecture import Architecture, Stage, Stem
 from search_spaces.files import exclusive
-from search_spaces.ops import MBConv
 from search_spaces.zoo import load_architecture
+from tests.models import tiny
 
 CLASSES = ("one", "two", "zero")
-
-
-def tiny(num_classes: int = 1000) -> Architecture:
-    block = MBConv(kernel=3, expansion=4, se_ratio=0.25)
-    return Architecture(
-        name="tiny",
-        resolution=8,
-        num_classes=num_classes,
-        stem=Stem(width=16, stride=1),
-        stages=(
-            Stage(block=block, width=16, repeats=1, stride=1),
-            Stage(block=block, width=24, repeats=2, stride=2),
-        ),
-        head_width=64,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +54,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("arch") / "tiny.json"
-    path.write_text(tiny().to_json())
+    path.write_text(tiny(num_classes=1000).to_json())
     return path
 
 
@@ -96,7 +80,7 @@ def test_the_files_describe_the_model(finished: Path, data: Path) -> None:
     assert card["weights_sha256"] == sha256(finished / "model.safetensors")
     assert card["recipe"]["flip"] is False
     assert card["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert load_architecture(finished / "model.json").digest == tiny(3).digest
+    assert load_architecture(finished / "model.json").digest == tiny(num_classes=3).digest
 
     model = load_model(finished / "model.safetensors", None)
     test = load_for_training(str(data), size=8).test

@@ -30,26 +30,11 @@ from nas.training.proxy import ProxyTraining, halve_if_out_of_memory
 from nas.training.recipe import Augment, Recipe, RecipeError
 from nas.training.score import DivergedError, accuracy, estimate_norms
 from nas.training.trainer import Trainer, fit, seconds_per_image
-from search_spaces.architecture import Architecture, Stage, Stem
-from search_spaces.ops import MBConv
+from search_spaces.architecture import Architecture
+from tests.models import tiny
 
 CPU = torch.device("cpu")
 AUGMENTS: list[Augment] = ["none", "flip-crop", "resized-crop", "trivial", "randaugment"]
-
-
-def tiny(resolution: int = 8, num_classes: int = 10) -> Architecture:
-    block = MBConv(kernel=3, expansion=4, se_ratio=0.25)
-    return Architecture(
-        name="tiny",
-        resolution=resolution,
-        num_classes=num_classes,
-        stem=Stem(width=16, stride=1),
-        stages=(
-            Stage(block=block, width=16, repeats=1, stride=1),
-            Stage(block=block, width=24, repeats=2, stride=2),
-        ),
-        head_width=64,
-    )
 
 
 def noise(count: int, side: int = 8, classes: int = 10, seed: int = 0) -> Split:

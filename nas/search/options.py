@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from nas.cli import UserError
 
 if TYPE_CHECKING:
+    from nas.search.task import Task
     from nas.search.workers import Workers
 
 
@@ -50,6 +51,32 @@ class TrialOptions:
         from nas.search.workers import workers_for
 
         return workers_for(self.workers, self.gpus_per_trial, self.ray_address, self.evaluator)
+
+    def load_task(
+        self,
+        workers: "Workers",
+        *,
+        resolution: int | None,
+        num_classes: int | None,
+        store_size: int | None = None,
+    ) -> "Task":
+        """What the trials are measured on; the arguments are those of `nas.search.task.load_task`.
+
+        Raises:
+            ValueError: The flags contradict one another, or the images cannot be used.
+        """
+        from nas.search.task import load_task
+
+        return load_task(
+            data=self.data,
+            evaluator=self.evaluator,
+            resolution=resolution,
+            store_size=store_size,
+            num_classes=num_classes,
+            max_images=self.max_images,
+            flip=self.flip,
+            device="auto" if workers.gpus_per_trial else "cpu",
+        )
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

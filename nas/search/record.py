@@ -100,9 +100,18 @@ class Record:
     is an ordinary study that `optuna.load_study` and optuna-dashboard read.
     """
 
-    def __init__(self, database: Path, name: str) -> None:
+    def __init__(
+        self, database: Path, name: str, *, storage: optuna.storages.RDBStorage | None = None
+    ) -> None:
+        """Open the study, or make it.
+
+        Args:
+            database: The SQLite file.
+            name: Of the study.
+            storage: The database, where it is open already.
+        """
         self.name = name
-        self._storage = _open_storage(database)
+        self._storage = _open_storage(database) if storage is None else storage
         try:
             self._study_id = self._storage.get_study_id_from_name(name)
         except KeyError:
@@ -116,13 +125,11 @@ class Record:
         """The study if the database holds it."""
         if not database.exists():
             return None
-        found = None
-        for record in all_records(database):
-            if record.name == name:
-                found = record
-            else:
-                record.close()
-        return found
+        storage = _open_storage(database)
+        if name in _names(storage):
+            return cls(database, name, storage=storage)
+        _close(storage)
+        return None
 
     def trials(self) -> list[FrozenTrial]:
         """All trials by number."""
@@ -177,22 +184,30 @@ class Record:
 
     def close(self) -> None:
         """Release the database."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        _close(self._storage)
 
 
 def all_records(database: Path) -> list[Record]:
-    """The studies of a database, by name."""
+    """The studies of a database, by name; each is to be closed."""
     storage = _open_storage(database)
-    names = sorted(study.study_name for study in storage.get_all_studies())
-    storage.remove_session()
-    storage.engine.dispose()
-    return [Record(database, name) for name in names]
+    records = [Record(database, name, storage=storage) for name in _names(storage)]
+    if not records:
+        _close(storage)
+    return records
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome:
     """How a finished trial ended."""
     return Outcome(**trial.user_attrs["outcome"])
+
+
+def _names(storage: optuna.storages.RDBStorage) -> list[str]:
+    return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def _close(storage: optuna.storages.RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def _open_storage(database: Path) -> optuna.storages.RDBStorage:
