@@ -7,15 +7,16 @@ outside as `--space my_module:function`.
 
 import functools
 import itertools
+import operator
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from search_spaces.adapt import adapt_resolution, fit_multiplier, scale_widths
 from search_spaces.architecture import Activation, Architecture, Stage
-from search_spaces.cost import count
+from search_spaces.cost import Cost, count, stage_costs
 from search_spaces.ops import MBConv, Op, PlainConv
 from search_spaces.rounding import round_width
 from search_spaces.zoo import efficientnet_b0, mobilenet_v2
@@ -109,19 +110,26 @@ class FactorizedSpace:
         Raises:
             ValueError: A choice is missing, unknown, or not among its options.
         """
+        self._check(choices)
+        network = self._network(choices)
+        return replace(network, name=f"{self.name}-{network.digest}")
+
+    def _check(self, choices: Choices) -> None:
         options = self.choices
         if unknown := set(choices) ^ set(options):
             raise ValueError(f"Space {self.name!r} has other choices: {', '.join(sorted(unknown))}")
         for name, value in choices.items():
             if value not in options[name]:
                 raise ValueError(f"`{name}` must be one of {options[name]}, but got {value!r}.")
+
+    def _network(self, choices: Choices) -> Architecture:
+        """As `decode`, without its name."""
         stages = tuple(
             self._stage(stage, {name: self._chosen(choices, i, name) for name in self._decisions})
             for i, stage in enumerate(self.reference.stages, start=1)
         )
         sized = scale_widths(self.reference, self.base_width, self.width_divisor)
-        network = replace(sized, stages=stages)
-        return replace(network, name=f"{self.name}-{network.digest}")
+        return replace(sized, stages=stages)
 
     def encode(self, architecture: Architecture) -> dict[str, Choice]:
         """Choices that name the network (the first, where several do).
@@ -142,6 +150,54 @@ class FactorizedSpace:
         if len(choices) != len(self.choices) or self.decode(choices).digest != architecture.digest:
             raise ValueError(f"Space {self.name!r} does not hold {architecture.name!r}.")
         return choices
+
+    def cost(self, choices: Choices) -> Cost:
+        """What `count(decode(choices))` gives, hundreds of times as fast once blocks were seen.
+
+        A block's cost depends on its own choices and on the width before it alone.
+
+        Raises:
+            ValueError: As `decode`.
+        """
+        if choices.keys() != self._names:
+            self._check(choices)
+        keys = [key_of(choices) for key_of in self._keys]
+        try:
+            costs = [known[key] for known, key in zip(self._known, keys, strict=True)]
+        except KeyError:
+            costs = self._learn(choices, keys)
+        params, macs, activations = map(sum, zip(*costs, strict=True))
+        return Cost(params, macs, activations)
+
+    def _learn(self, choices: Choices, keys: Sequence[Any]) -> list[tuple[int, int, int]]:
+        """The costs of a network's blocks; with the stem for the first, the head for the last."""
+        self._check(choices)
+        stem, *blocks, head = stage_costs(self._network(choices))
+        blocks[0] += stem
+        blocks[-1] += head
+        costs = [(block.params, block.macs, block.activations) for block in blocks]
+        for known, key, cost in zip(self._known, keys, costs, strict=True):
+            known[key] = cost
+        return costs
+
+    @functools.cached_property
+    def _known(self) -> list[dict[Any, tuple[int, int, int]]]:
+        """Parameters, multiply-adds and activations of blocks seen before, block by block."""
+        return [{} for _ in self.reference.stages]
+
+    @functools.cached_property
+    def _keys(self) -> list[Callable[[Choices], Any]]:
+        """For every block what its cost depends on."""
+        keys: list[Callable[[Choices], Any]] = []
+        for i in range(1, len(self.reference.stages) + 1):
+            own, before = f"block{i}.", f"block{i - 1}.width"
+            names = [n for n in self.choices if n.startswith(own) or n == before]
+            keys.append(operator.itemgetter(*names) if names else _nothing)
+        return keys
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(self.choices)
 
     @property
     def _decisions(self) -> dict[str, tuple[Choice, ...]]:
@@ -168,6 +224,10 @@ class FactorizedSpace:
             repeats=max(1, reference.repeats + choice["layers"]),
             stride=reference.stride,
         )
+
+
+def _nothing(choices: Choices) -> None:
+    """What a block that has no choices depends on; unlike a lambda it can be pickled."""
 
 
 @functools.cache

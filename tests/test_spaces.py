@@ -1,5 +1,6 @@
 """The spaces: their size, what they hold, and that every network of them is one."""
 
+import pickle
 import random
 import statistics
 from dataclasses import replace
@@ -139,6 +140,43 @@ def test_only_choices_that_rounding_makes_equal_encode_to_others(name: str) -> N
         # One layer less than one is one; near 16 channels, multiples of 8 make factors coincide.
         different = {k for k in choices if encoded[k] != choices[k]}
         assert different <= {"block1.layers", "block7.layers", "block1.width", "block2.width"}
+
+
+PLAIN = replace(  # no choice in any block but of the width of some
+    efficientnet(), ops=("mbconv6",), kernels=(3,), se_ratios=(0.25,), depth_changes=(0,)
+)
+ONE = replace(mnasnet(), reference=replace(mobilenet_v2(), stages=mobilenet_v2().stages[:1]))
+FIXED = replace(PLAIN, width_factors=(1.0,))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [*(_space(name, size) for name in SPACES for size in (16, 224)), PLAIN, ONE, FIXED],
+    ids=lambda space: f"{space.name}-{space.reference.resolution}-{len(space.choices)}",
+)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_the_cost_of_choices_is_that_of_their_network(
+    space: FactorizedSpace, data: st.DataObject
+) -> None:
+    choices = {k: data.draw(st.sampled_from(options)) for k, options in space.choices.items()}
+    expected = count(space.decode(choices))
+    assert space.cost(choices) == expected
+    assert space.cost(dict(reversed(choices.items()))) == expected
+    assert pickle.loads(pickle.dumps(space)).cost(choices) == expected
+
+
+def test_costs_of_what_are_no_choices_are_refused() -> None:
+    space = efficientnet()
+    choices = space.encode(efficientnet_b0())
+    space.cost(choices)
+    with pytest.raises(ValueError, match=r"`block2.kernel` must be one of \(3, 5\), but got 7"):
+        space.cost({**choices, "block2.kernel": 7})
+    with pytest.raises(ValueError, match=r"has other choices: block9\.op"):
+        space.cost({**choices, "block9.op": "mbconv6"})
+    del choices["block1.op"]
+    with pytest.raises(ValueError, match=r"has other choices: block1\.op"):
+        space.cost(choices)
 
 
 def test_samples_are_reproducible_and_spread() -> None:
