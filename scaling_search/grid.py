@@ -220,17 +220,17 @@ def _estimate(prepared: Prepared) -> str:
 
 def _train(prepared: Prepared, database: Path) -> "Study":
     """All candidates with the first seed, then all with the second, and so on."""
-    from nas.search.baseline import TrialRunner
-    from nas.search.study import Proposal
+    from nas.search.objective import AccuracyObjective
+    from nas.search.runner import TrialRunner
+    from nas.search.trial import Proposal
 
     settings, task = prepared.settings, prepared.task
     runner = TrialRunner(
         database,
         task.evaluator,
-        lambda accuracy, macs: accuracy,
+        AccuracyObjective(),
         prepared.workers,
         probe=task.reference is not None,
-        label="accuracy",
         describe=_describe,
     )
     proposals = [

@@ -3,21 +3,29 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.samplers import BaseSampler
 
-from nas.search.evaluate import Evaluator, measure
+from nas.samplers.seeding import OrderedNSGAIISampler
+from nas.search.evaluate import Evaluator, Outcome, stages
+from nas.search.execution import run_job
+from nas.search.halving import Halving
+from nas.search.objective import AccuracyObjective, Objective
+from nas.search.proposers import FixedProposer, SamplerProposer
 from nas.search.record import Record
-from nas.search.strategies import FixedProposer, SamplerProposer, load_strategy
-from nas.search.study import Job, Proposal, Study
+from nas.search.strategies import Problem, load_strategy
+from nas.search.study import Study
+from nas.search.trial import Job, Proposal
 from search_spaces.architecture import Architecture, Stage, Stem
 from search_spaces.ops import MBConv
 from search_spaces.spaces import Choice, Space, mnasnet
 
-History = list[tuple[int, Mapping[str, Any], float | None]]
+History = list[tuple[int, Mapping[str, Any], tuple[float, ...] | None, int]]
 
 SPACE = mnasnet(resolution=32, num_classes=10, target_macs=8e6)
 
@@ -62,9 +70,39 @@ def space(resolution: int, num_classes: int, target_macs: float) -> Space:
     return SPACE
 
 
+class MediumSpace:
+    """Four thousand networks by nine choices: as hierarchical as a real one, and quick."""
+
+    name = "medium"
+
+    @property
+    def choices(self) -> dict[str, tuple[Choice, ...]]:
+        options = {"width": (4, 6, 8, 10), "kernel": (3, 5), "repeats": (1, 2)}
+        return {f"{name}{i}": values for i in range(3) for name, values in options.items()}
+
+    def decode(self, choices: Mapping[str, Any]) -> Architecture:
+        stages = tuple(
+            Stage(
+                block=MBConv(kernel=choices[f"kernel{i}"], expansion=1),
+                width=choices[f"width{i}"],
+                repeats=choices[f"repeats{i}"],
+                stride=1,
+            )
+            for i in range(3)
+        )
+        return replace(network(8), name="medium", stages=stages)
+
+    def encode(self, architecture: Architecture) -> dict[str, Choice]:
+        found: dict[str, Choice] = {}
+        for i, stage in enumerate(architecture.stages):
+            found[f"width{i}"], found[f"repeats{i}"] = stage.width, stage.repeats
+            found[f"kernel{i}"] = stage.block.kernel
+        return found
+
+
 def nsga(seed: int) -> BaseSampler:
-    """For `--strategy tests.searching:nsga`."""
-    return NSGAIISampler(seed=seed)
+    """For `--strategy tests.searching:nsga`; a generation is four trials."""
+    return OrderedNSGAIISampler(seed=seed, population_size=4)
 
 
 def large_kernels(architecture: Architecture, *, epochs: int, seed: int) -> float:
@@ -87,7 +125,7 @@ def proposals(number: int, *, first_width: int = 1) -> list[Proposal]:
 def fixed_study(database: Path, items: list[Proposal], **options: Any) -> Study:
     """A study of listed networks whose value is their accuracy."""
     record = Record(database, "study")
-    return Study(record, FixedProposer(items), lambda acc, macs: acc, len(items), **options)
+    return Study(record, FixedProposer(items), AccuracyObjective(), len(items), **options)
 
 
 def sampled_study(
@@ -97,33 +135,96 @@ def sampled_study(
     strategy: str = "tpe",
     space: Space = SPACE,
     seed: int = 0,
+    epochs: int = 1,
+    objective: Objective | None = None,
     **options: Any,
 ) -> Study:
     """A study of what a strategy proposes."""
-    proposer = SamplerProposer(load_strategy(strategy), space, epochs=1, seed=seed)
-    record = Record(database, "study")
-    return Study(record, proposer, lambda acc, macs: acc, num_trials, **options)
+    objective = objective or AccuracyObjective()
+    problem = Problem(space=space, objective=objective, seed=seed)
+    proposer = SamplerProposer(
+        load_strategy(strategy)(problem),
+        space,
+        epochs=epochs,
+        seed=seed,
+        directions=objective.directions,
+    )
+    record = Record(database, "study", directions=objective.directions)
+    return Study(record, proposer, objective, num_trials, **options)
 
 
-def drive(study: Study, evaluator: Evaluator = accuracy, *, stop: int | None = None) -> Job | None:
-    """Run a study in sequence; with `stop`, drop it with the job that follows so many."""
+HALVING = Halving(reduction=2)
+"""Of four epochs: rungs at 1 and 2."""
+
+
+def long_proposals(number: int) -> list[Proposal]:
+    """Different networks, wider and wider, of four epochs."""
+    return [Proposal(architecture=network(i + 1), epochs=4, seed=0) for i in range(number)]
+
+
+def halved_study(database: Path, number: int = 6, **options: Any) -> Study:
+    """A study of listed networks with halving."""
+    return fixed_study(database, long_proposals(number), halving=HALVING, **options)
+
+
+def halved_search(database: Path, trials: int = 16, **options: Any) -> Study:
+    """A study of what TPE proposes, with halving."""
+    return sampled_study(
+        database, trials, space=MediumSpace(), epochs=4, halving=HALVING, **options
+    )
+
+
+def falling(architecture: Architecture, *, epochs: int, seed: int) -> float:
+    """The wider, the worse: of `long_proposals` all but the first are stopped."""
+    return 1 / (1 + architecture.stages[0].width)
+
+
+def ask(study: Study) -> Job:
+    """A job that must be there."""
+    job = study.ask()
+    assert job is not None
+    return job
+
+
+def at(epochs: int, value: float) -> Outcome:
+    """What a worker reports at a rung."""
+    return Outcome(accuracy=value, epochs=epochs, seconds=1.0)
+
+
+def drive(
+    study: Study, evaluator: Evaluator = accuracy, *, stop: int | None = None, reports: int = 0
+) -> Job | None:
+    """Run a study in sequence; with `stop`, drop it with the job that follows so many, once that
+    has made so many `reports`."""
     finished = 0
     while (job := study.ask()) is not None:
         if finished == stop:
+            for outcome in islice(outcomes(job, evaluator), reports):
+                if not outcome.reason:  # a failed one ends the trial, and reports nothing
+                    study.report(job, outcome)
             return job
-        study.tell(job, _measured(job, evaluator))
+        run_job(study, job, evaluator)
         finished += 1
     return None
 
 
-def _measured(job: Job, evaluator: Evaluator) -> Any:
+def outcomes(job: Job, evaluator: Evaluator = accuracy) -> Iterator[Outcome]:
+    """What a job's rungs come to."""
     proposal = job.proposal
-    return measure(evaluator, proposal.architecture, epochs=proposal.epochs, seed=proposal.seed)
+    return stages(
+        evaluator,
+        proposal.architecture,
+        epochs=proposal.epochs,
+        seed=proposal.seed,
+        rungs=job.rungs,
+    )
 
 
 def history(study: Study) -> History:
-    """What a study measured, slot by slot: choices and value."""
-    ends = ((r.job.slot, dict(r.job.proposal.params), r.value) for r in study.results)
+    """What a study measured, slot by slot: choices, values and epochs."""
+    ends = (
+        (r.job.slot, dict(r.job.proposal.params), r.values, r.outcome.epochs) for r in study.results
+    )
     return sorted(ends, key=lambda end: end[0])
 
 

@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 
 from nas.cli import UserError
-from nas.search.baseline import Fidelity, SearchResult, TrialRunner, measured, search, stock_b0
+from nas.search.baseline import Fidelity, SearchResult, Trials, measured, search, stock_b0
 from nas.search.evaluate import Evaluator
+from nas.search.finalists import BestReward, Selection, WithinBudget
+from nas.search.halving import Halving
+from nas.search.metrics import METRICS
+from nas.search.objective import Objective, ParetoObjective, RewardObjective
 from nas.search.reward import Reward
+from nas.search.runner import TrialRunner
 from nas.search.strategies import TPE_STARTUP_TRIALS
 from nas.search.workers import Workers
 from search_spaces.architecture import Architecture
@@ -19,7 +24,8 @@ from search_spaces.spaces import SPACES, Space
 from search_spaces.zoo import efficientnet_b0
 from tests.searching import SPACE, SmallSpace, accuracy, large_kernels
 
-REWARD = Reward(8e6)
+REWARD = RewardObjective(Reward(8e6))
+PARETO = ParetoObjective()
 TWO_BY_TWO = Fidelity(finalists=2, epochs=9, seeds=2)
 
 
@@ -44,16 +50,18 @@ def _search(
     trials: int = 14,
     fidelity: Fidelity = TWO_BY_TWO,
     lines: list[str] | None = None,
+    objective: Objective = REWARD,
+    selection: Selection | None = None,
+    halving: Halving | None = None,
 ) -> SearchResult:
-    runner = TrialRunner(folder / "study.db", evaluator, REWARD, Workers())
+    runner = TrialRunner(folder / "study.db", evaluator, objective, Workers())
     return search(
         runner,
         space,
-        REWARD,
+        objective,
+        selection or BestReward(),
         strategy=strategy,
-        trials=trials,
-        epochs=3,
-        seed=0,
+        trials=Trials(number=trials, epochs=3, seed=0, halving=halving),
         fidelity=fidelity,
         announce=([] if lines is None else lines).append,
     )
@@ -92,11 +100,12 @@ def test_finalists_are_trained_longer_with_fresh_seeds(finished: Finished) -> No
         assert trainings == [(9, 1), (9, 2)]
         expected = [accuracy(network.architecture, epochs=9, seed=seed) for seed in (1, 2)]
         assert list(network.accuracies) == expected
-        assert network.rewards == tuple(REWARD(a, network.macs) for a in expected)
+        assert network.rewards == tuple(REWARD(a, network.macs)[0] for a in expected)
         assert network.reward == pytest.approx(sum(network.rewards) / 2)
         assert network.accuracy == pytest.approx(sum(expected) / 2)
         cost = count(network.architecture)
         assert (network.macs, network.params) == (cost.macs, cost.params)
+        assert network.cost == cost.macs
 
 
 def test_the_best_of_both_searches_and_stock_b0_compete(finished: Finished) -> None:
@@ -230,3 +239,95 @@ def test_stock_b0_at_its_own_cost_is_b0() -> None:
 def test_a_network_that_was_not_measured_has_no_mean(finished: Finished) -> None:
     _, result, _ = finished
     assert measured("search", efficientnet_b0(), result.search, REWARD) is None
+
+
+def _within(target: float, is_given: bool = True) -> WithinBudget:
+    return WithinBudget(objective=PARETO, target=target, is_given=is_given)
+
+
+def _front(folder: Path, selection: Selection, evaluator: Evaluator = accuracy) -> SearchResult:
+    return _search(
+        folder, evaluator, strategy="nsga2", trials=24, objective=PARETO, selection=selection
+    )
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchResult]:
+    """A search for a front, without a target."""
+    folder = tmp_path_factory.mktemp("front")
+    return folder, _front(folder, _within(8e6, is_given=False))
+
+
+def _unbeaten(result: SearchResult) -> list[tuple[float, str]]:
+    """Cost and digest of what no other trial beats, by cost."""
+    points = [(r.cost, r.outcome.accuracy or 0.0, r) for r in result.search]
+    return sorted(
+        (cost, r.job.proposal.architecture.digest)
+        for cost, value, r in points
+        if not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v, _ in points)
+    )
+
+
+def test_without_a_target_finalists_span_the_front(front: tuple[Path, SearchResult]) -> None:
+    _, result = front
+    unbeaten = _unbeaten(result)
+    own = {n.architecture.digest for n in result.finalists if n.origin in ("search", "both")}
+    assert own == {unbeaten[0][1], unbeaten[-1][1]}
+    assert [n.rewards for n in result.finalists] == [n.accuracies for n in result.finalists]
+
+
+def test_a_baseline_is_picked_afterwards_without_another_search(
+    front: tuple[Path, SearchResult],
+) -> None:
+    folder, result = front
+    unbeaten = _unbeaten(result)
+    middle = len(unbeaten) // 2
+    counting = Counting(accuracy)
+    picked = _front(folder, _within(unbeaten[middle][0]), counting)
+    assert {epochs for _, epochs, _ in counting.calls} <= {9}
+    own = [n for n in picked.finalists if n.origin in ("search", "both")]
+    near = {digest for _, digest in unbeaten[: middle + 1][-TWO_BY_TWO.finalists :]}
+    assert near <= {n.architecture.digest for n in own}
+    best = max((n for n in own if n.cost <= unbeaten[middle][0]), key=lambda n: n.accuracy)
+    assert picked.baseline == best.architecture
+
+
+def test_a_target_below_the_whole_front_names_the_cheapest(
+    front: tuple[Path, SearchResult],
+) -> None:
+    folder, result = front
+    cheapest = PARETO.metric.format(_unbeaten(result)[0][0])
+    words = f"at most 1K, but the cheapest network on the front costs {cheapest}"
+    counting = Counting(accuracy)
+    with pytest.raises(UserError, match=words):
+        _front(folder, _within(1000), counting)
+    assert counting.calls == Counter()
+
+
+def test_the_control_searches_the_same_front_at_random(front: tuple[Path, SearchResult]) -> None:
+    _, result = front
+    assert len(result.control) == len(result.search) == 24
+    assert {len(r.values or ()) for r in result.control} == {2}
+
+
+def test_halving_saves_epochs_of_both_searches_but_not_of_finalists(tmp_path: Path) -> None:
+    counting, lines = Counting(accuracy), list[str]()
+    result = _search(tmp_path, counting, halving=Halving(min_epochs=1, reduction=3), lines=lines)
+    stopped = [r for r in (*result.search, *result.control) if r.value is None]
+    assert stopped
+    assert result.epochs_saved > 0
+    assert any(line.startswith("halving saved ") for line in lines)
+    assert all(len(network.accuracies) == 2 for network in result.finalists)
+    full = {r.job.proposal.architecture.digest for r in result.search if r.value is not None}
+    own = {n.architecture.digest for n in result.finalists if n.origin in ("search", "both")}
+    assert own <= full
+
+
+def test_any_cost_can_be_in_the_reward(tmp_path: Path) -> None:
+    objective = RewardObjective(Reward(3e5), METRICS["params"])
+    result = _search(tmp_path, trials=6, objective=objective)
+    for r in result.search:
+        assert r.cost == r.params == count(r.job.proposal.architecture).params
+        assert r.outcome.accuracy is not None
+        assert r.value == Reward(3e5)(r.outcome.accuracy, r.params)
+    assert all(network.cost == network.params for network in result.finalists)

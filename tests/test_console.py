@@ -1,12 +1,20 @@
 """The line that is printed for every trial that ends."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nas.search.console import TrialLines
+from nas.search.halving import Halving
+from nas.search.objective import AccuracyObjective, Objective, ParetoObjective, RewardObjective
+from nas.search.proposers import FixedProposer
+from nas.search.record import Record
+from nas.search.reward import Reward
+from nas.search.study import Study
+from nas.search.trial import Proposal
 from search_spaces.architecture import Architecture
-from tests.searching import drive, fixed_study, proposals
+from tests.searching import drive, network, proposals
 
 
 def _by_width(architecture: Architecture, *, epochs: int, seed: int) -> float:
@@ -16,17 +24,20 @@ def _by_width(architecture: Architecture, *, epochs: int, seed: int) -> float:
     return {1: 0.5, 2: 0.25, 4: 0.75}[width]
 
 
-def _printed(study_lines: str) -> list[list[str]]:
-    return [line.split() for line in study_lines.splitlines()]
+def _start(
+    tmp_path: Path, items: list[Proposal], objective: Objective, name: str = "", **options: Any
+) -> Study:
+    lines = TrialLines(objective, lambda labels: name)
+    record = Record(tmp_path / "study.db", "study", directions=objective.directions)
+    study = Study(record, FixedProposer(items), objective, len(items), on_result=lines, **options)
+    lines.follow(study)
+    return study
 
 
 def test_lines_mark_the_best_and_name_failures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = TrialLines("accuracy", lambda labels: "named")
-    study = fixed_study(tmp_path / "study.db", proposals(4), on_result=lines)
-    lines.follow(study)
-    drive(study, _by_width)
+    drive(_start(tmp_path, proposals(4), AccuracyObjective(), "named"), _by_width)
     first, second, third, fourth = capsys.readouterr().out.splitlines()
     assert first.split()[:4] == ["#0", "named", "acc", "0.500"]
     assert first.endswith("* best")
@@ -38,11 +49,9 @@ def test_lines_mark_the_best_and_name_failures(
 def test_what_was_measured_before_is_marked_and_does_not_speed_the_time_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = TrialLines("reward")
-    study = fixed_study(tmp_path / "study.db", proposals(1) * 3, on_result=lines)
-    lines.follow(study)
-    drive(study, _by_width)
-    first, *others = _printed(capsys.readouterr().out)
+    objective = RewardObjective(Reward(1e6, w=0))
+    drive(_start(tmp_path, proposals(1) * 3, objective), _by_width)
+    first, *others = (line.split() for line in capsys.readouterr().out.splitlines())
     assert first[3:6] == [first[3], "reward", "0.5000"]
     assert all("study" in words and "#0)" in words for words in others)
 
@@ -50,9 +59,51 @@ def test_what_was_measured_before_is_marked_and_does_not_speed_the_time_left(
 def test_a_resumed_study_remembers_its_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drive(fixed_study(tmp_path / "study.db", proposals(2)), _by_width, stop=1)
-    lines = TrialLines("accuracy")
-    study = fixed_study(tmp_path / "study.db", proposals(2), on_result=lines)
-    lines.follow(study)
-    drive(study, _by_width)
+    drive(_start(tmp_path, proposals(2), AccuracyObjective()), _by_width, stop=1)
+    capsys.readouterr()
+    drive(_start(tmp_path, proposals(2), AccuracyObjective()), _by_width)
     assert "best" not in capsys.readouterr().out
+
+
+def test_a_trial_that_was_stopped_is_no_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = [Proposal(architecture=network(i), epochs=6, seed=0) for i in (1, 2, 3)]
+    drive(_start(tmp_path, items, AccuracyObjective(), halving=Halving()), _by_width)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert "stopped" not in first
+    assert "acc 0.250" in second
+    assert "stopped at epoch 1 of 6  " in second
+    assert "best" not in second
+    assert third.endswith("(1 so far)")
+
+
+def test_without_a_reward_the_front_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Widths 1, 4, 2, 1 again: the third is dearer and worse than the first, the last its equal;
+    a restart forgets nothing."""
+    items = [Proposal(architecture=network(i), epochs=1, seed=0) for i in (1, 4, 2, 1)]
+    drive(_start(tmp_path, items, ParetoObjective()), _by_width, stop=2)
+    drive(_start(tmp_path, items, ParetoObjective()), _by_width)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("* front") for line in lines] == [True, True, False, False]
+    assert not any("best" in line or "reward" in line for line in lines)
+
+
+def test_cost_is_shown_in_its_own_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Milliseconds:
+        name, unit, conditions = "latency", "ms", {}
+
+        def __call__(self, architecture: Architecture) -> float:
+            return 1.5
+
+        def format(self, value: float) -> str:
+            return f"{value:.2f} ms"
+
+        def describe(self) -> str:
+            return "ms"
+
+    objective = RewardObjective(Reward(1.5), metric=Milliseconds())
+    drive(_start(tmp_path, proposals(1), objective), _by_width)
+    assert "acc 0.500  1.50 ms  reward 0.5000" in capsys.readouterr().out

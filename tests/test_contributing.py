@@ -1,4 +1,7 @@
-"""CONTRIBUTING.md, executed: its examples on a copy of the packages, and its tree of modules."""
+"""CONTRIBUTING.md, executed: its examples on a copy of the packages, and its tree of modules.
+
+And the README's example of a sampler.
+"""
 
 import json
 import os
@@ -8,11 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+
+from search_spaces.architecture import Architecture
+from search_spaces.cost import count
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("search_spaces", "nas", "scaling_search", "experiments")
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
+README = (ROOT / "README.md").read_text()
 
 CHECK_OP = """
 from search_spaces.architecture import Architecture
@@ -29,6 +37,24 @@ assert Architecture.from_json(network.to_json()) == network
 assert count(network) == count_built(network)
 """
 
+SEARCH_BY_COST = """
+from pathlib import Path
+from nas.run import Settings, run
+
+run(
+    Settings(
+        run_dir=Path("runs/traffic"),
+        evaluator="my_measure:accuracy",
+        resolution=32,
+        strategy="random",
+        cost="traffic",
+        target_cost=2e5,
+        trials=12,
+        finalists=0,
+    )
+)
+"""
+
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,7 +63,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / package, root / package)
     blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", GUIDE, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     for file, block in blocks:
         with (root / file).open("a") as stream:
             stream.write(f"\n\n{block}")
@@ -62,12 +88,32 @@ def test_a_new_op_is_costed_and_built(extended: Path) -> None:
 
 
 def test_a_new_space_is_searched_by_a_new_strategy_with_a_new_evaluator(extended: Path) -> None:
-    flags = "--space fused --strategy evolution --evaluator my_measure:accuracy --resolution 32"
+    flags = "--space fused --strategy climbing --evaluator my_measure:accuracy --resolution 32"
     run(extended, "-m", "nas.run", *flags.split(), "--trials", "20", "--finalists", "0")
     config = json.loads((extended / "runs" / "search" / "config.json").read_text())
     assert config["conditions"]["space"] == "fused"
     baseline = json.loads((extended / "runs" / "search" / "baseline.json").read_text())
     assert {stage["block"]["kernel"] for stage in baseline["stages"]} <= {3, 5, 7}
+
+
+def test_a_new_strategy_keeps_the_contract(extended: Path) -> None:
+    contract = "climbing and (same_seed or a_killed_study or trained_twice)"
+    run(extended, "-m", "pytest", "-q", "tests/test_strategies.py", "-k", contract)
+
+
+def test_a_new_cost_is_searched_by(extended: Path) -> None:
+    printed = run(extended, "-c", SEARCH_BY_COST)
+    assert "T = 200K elements (parameters read, activations written)" in printed
+    folder = extended / "runs" / "traffic"
+    baseline = Architecture.from_json((folder / "baseline.json").read_text())
+    trials = pd.read_csv(folder / "trials.csv").set_index("digest")
+    cost = count(baseline)
+    assert trials.loc[baseline.digest, "cost"] == cost.params + cost.activations
+
+
+def test_the_readme_uses_a_sampler_alone() -> None:
+    (example,) = re.findall(r"```python\n(.*?ModelGuidedSampler.*?)```", README, re.DOTALL)
+    assert "MBConv1" in run(ROOT, "-W", "error", "-c", example)
 
 
 @pytest.mark.slow

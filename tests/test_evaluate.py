@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nas.cli import UserError
-from nas.search.evaluate import load_object, measure
+from nas.search.evaluate import load_object, measure, stages
 from nas.training.score import DivergedError
 from search_spaces.architecture import Architecture
 from tests.searching import accuracy, network
@@ -111,3 +111,89 @@ def test_an_error_inside_the_module_is_shown_as_it_is(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AttributeError, match="no_such_function"):
         load_object("with_a_mistake:f", "--x")
+
+
+# On the way
+
+
+class _Staged:
+    """Gives these values in turn, whatever the rungs; exceptions are raised."""
+
+    def __init__(self, *answers: Any) -> None:
+        self._answers = answers
+
+    def __call__(self, architecture: Architecture, *, epochs: int, seed: int) -> float:
+        return 0.125
+
+    def stages(self, architecture: Architecture, *, epochs: int, seed: int, rungs: Any) -> Any:
+        for answer in self._answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+
+
+def _stages(evaluator: Any, *rungs: int) -> list[Any]:
+    return list(stages(evaluator, NETWORK, epochs=rungs[-1], seed=5, rungs=rungs))
+
+
+def test_one_that_can_tell_on_the_way_trains_once() -> None:
+    outcomes = _stages(_Staged(0.1, 0.3, 0.2), 1, 3, 6)
+    assert [(o.accuracy, o.epochs, o.reason) for o in outcomes] == [
+        (0.1, 1, ""),
+        (0.3, 3, ""),
+        (0.2, 6, ""),
+    ]
+    assert [o.ends(6) for o in outcomes] == [False, False, True]
+
+
+def test_without_rungs_on_the_way_it_is_called() -> None:
+    assert [o.accuracy for o in _stages(_Staged(), 6)] == [0.125]
+    assert measure(_Staged(), NETWORK, epochs=6, seed=0).epochs == 6
+
+
+def test_any_other_is_called_for_every_rung() -> None:
+    seen = []
+
+    def evaluator(architecture: Architecture, *, epochs: int, seed: int) -> float:
+        seen.append((epochs, seed))
+        return epochs / 10
+
+    outcomes = _stages(evaluator, 1, 3, 6)
+    assert [o.accuracy for o in outcomes] == [0.1, 0.3, 0.6]
+    assert seen == [(1, 5), (3, 5), (6, 5)]
+
+
+def test_calls_are_made_only_when_asked_for() -> None:
+    seen = []
+
+    def evaluator(architecture: Architecture, *, epochs: int, seed: int) -> float:
+        seen.append(epochs)
+        return 0.5
+
+    next(stages(evaluator, NETWORK, epochs=6, seed=0, rungs=(1, 6)))
+    assert seen == [1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (math.nan, "nan"),
+        (DivergedError("nan loss"), "nan"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+        (2.0, "error"),
+        (ValueError("my own words"), "error"),
+    ],
+)
+def test_a_failure_on_the_way_is_the_end(answer: Any, reason: str) -> None:
+    first, last = _stages(_Staged(0.5, answer, 0.5), 1, 3, 6)
+    assert (first.accuracy, first.reason) == (0.5, "")
+    assert (last.accuracy, last.reason, last.epochs) == (None, reason, 1)
+    assert last.ends(6)
+
+
+def test_stages_that_end_too_early_are_an_error() -> None:
+    *_, last = _stages(_Staged(0.5), 1, 3)
+    assert (last.reason, last.detail) == (
+        "error",
+        "The evaluator's `stages` ended before its last rung.",
+    )

@@ -54,11 +54,12 @@ def test_optuna_reads_what_we_wrote(tmp_path: Path) -> None:
 def test_failed_trials_keep_state_and_reason(tmp_path: Path) -> None:
     record = Record(tmp_path / "study.db", "s")
     distributions = {"k": CategoricalDistribution((3, 5))}
-    trial_id, number = record.begin({"k": 5}, distributions, {"slot": 0})
+    trial_id, number = record.begin({"k": 5}, distributions, {"slot": 0}, {})
     assert number == 0
     assert record.trials()[0].state == TrialState.RUNNING
     outcome = Outcome(reason="nan", detail="at step 3", seconds=1.5)
-    record.end(trial_id, None, outcome)
+    record.conclude(trial_id, outcome, {})
+    record.end(trial_id, None, outcome, {})
     (trial,) = record.trials()
     assert (trial.state, trial.params, trial.value) == (TrialState.FAIL, {"k": 5}, None)
     assert outcome_of(trial) == outcome
@@ -96,7 +97,7 @@ def test_the_folder_may_have_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "my é #1 100%25?mode=ro {x} run"
     folder.mkdir()
     record = Record(folder / "study.db", "s")
-    record.begin({}, {}, {"slot": 0})
+    record.begin({}, {}, {"slot": 0}, {})
     record.close()
     assert (folder / "study.db").stat().st_size > 0
 

@@ -12,22 +12,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas.search.baseline import Measured, SearchResult
+from nas.search.baseline import SearchResult
 from nas.search.evaluate import Outcome
+from nas.search.finalists import Measured
+from nas.search.halving import Halving
+from nas.search.metrics import METRICS
+from nas.search.objective import Objective, ParetoObjective, RewardObjective
+from nas.search.plot import pareto_plot
 from nas.search.record import Record
 from nas.search.report import (
     compare,
     finalists_frame,
-    markdown,
-    pareto_front,
-    pareto_plot,
+    front_frame,
+    front_table,
     pooled_spread,
     spread,
     trials_frame,
-    verdict,
 )
-from nas.search.study import Job, Proposal, Result
+from nas.search.report import markdown as any_markdown
+from nas.search.report import verdict as any_verdict
+from nas.search.reward import Reward
+from nas.search.trial import Job, Proposal, Result
 from tests.searching import drive, fixed_study, network, proposals, sampled_study
+
+REWARD, PARETO = RewardObjective(Reward(5000)), ParetoObjective()
+
+
+def verdict(result: SearchResult, objective: Objective = REWARD, target: float = 5000) -> str:
+    return any_verdict(result, objective, target)
+
+
+def markdown(result: SearchResult, plan: list[str], objective: Objective = REWARD) -> str:
+    return any_markdown(result, plan, objective, 5000)
 
 
 def _measured(origin: str, width: int, *rewards: float) -> Measured:
@@ -36,6 +52,7 @@ def _measured(origin: str, width: int, *rewards: float) -> Measured:
         origin=origin,
         macs=1000 * width,
         params=10 * width,
+        cost=float(1000 * width),
         accuracies=rewards,
         rewards=rewards,
     )
@@ -44,9 +61,17 @@ def _measured(origin: str, width: int, *rewards: float) -> Measured:
 def _trial(slot: int, value: float | None) -> Result:
     proposal = Proposal(architecture=network(slot + 1), epochs=1, seed=0)
     return Result(
-        job=Job(slot=slot, attempt=0, trial_id=slot, number=slot, proposal=proposal),
+        job=Job(
+            slot=slot,
+            attempt=0,
+            trial_id=slot,
+            number=slot,
+            proposal=proposal,
+            cost=1000.0 * (slot + 1),
+            rungs=(1,),
+        ),
         outcome=Outcome(accuracy=value),
-        value=value,
+        values=None if value is None else (value, 1000.0 * (slot + 1)),
         macs=1000 * (slot + 1),
         params=10,
     )
@@ -120,7 +145,7 @@ def test_single_seeds_tell_nothing_apart() -> None:
 def test_no_finalists_no_verdict() -> None:
     result = _result()
     assert verdict(result) == ""
-    assert "the baseline is the best single proxy trial" in markdown(result, ["plan"])
+    assert "the baseline is not confirmed by repeats" in markdown(result, ["plan"])
 
 
 def test_the_report_holds_plan_table_and_stages() -> None:
@@ -132,7 +157,7 @@ def test_the_report_holds_plan_table_and_stages() -> None:
 
 
 def test_the_finalists_table() -> None:
-    table = finalists_frame([OWN, _measured("stock B0", 10, 0.6)])
+    table = finalists_frame([OWN, _measured("stock B0", 10, 0.6)], REWARD)
     assert list(table.origin) == ["search", "stock B0"]
     assert table.reward.tolist() == pytest.approx([0.81, 0.6])
     assert table.accuracy_std[0] == pytest.approx(0.01)
@@ -171,25 +196,11 @@ def test_the_margin_is_student_s() -> None:
     assert compare([0.5227] * 3, [0.5] * 3, 0.01, 4) == "ahead"
 
 
-_points = st.lists(st.tuples(st.integers(1, 50), st.sampled_from([0.1, 0.2, 0.5, 0.9])))
-
-
-@given(_points)
-def test_the_front_is_what_nothing_beats(points: list[tuple[int, float]]) -> None:
-    front = pareto_front(points)
-    unbeaten = {
-        (cost, value)
-        for cost, value in points
-        if not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points)
-    }
-    assert set(front) == unbeaten
-    assert front == sorted(front)
-
-
 def test_the_plot_is_an_image() -> None:
     both = _measured("both", 9, 0.7, 0.71)
-    for result in (_result(), _result(OWN, both, _measured("stock B0", 10, 0.6))):
-        image = Image.open(BytesIO(pareto_plot(result, 5000.0)))
+    two = _measured("search", 7, 0.5, 0.6)
+    for result in (_result(), _result(OWN, both, two, _measured("stock B0", 10, 0.6))):
+        image = Image.open(BytesIO(pareto_plot(result, 5000.0, METRICS["macs"])))
         assert image.size == (840, 540)
 
 
@@ -217,3 +228,102 @@ def test_labels_become_columns(tmp_path: Path) -> None:
     record = Record(tmp_path / "a.db", "study")
     assert list(trials_frame(record.trials(), "value").origin) == ["search", "search"]
     record.close()
+
+
+def test_what_was_stopped_early_has_no_value(tmp_path: Path) -> None:
+    drive(sampled_study(tmp_path / "a.db", 9, epochs=9, halving=Halving()))
+    record = Record(tmp_path / "a.db", "study")
+    table = trials_frame(record.trials())
+    record.close()
+    stopped = table[table.state == "PRUNED"]
+    assert len(stopped) > 0
+    assert stopped.reward.isna().all()
+    assert set(stopped.stopped_after) <= {1, 3}
+    assert table[table.state == "COMPLETE"].stopped_after.isna().all()
+
+
+def test_two_values_have_the_columns_of_accuracy_and_cost(tmp_path: Path) -> None:
+    drive(sampled_study(tmp_path / "a.db", 3, strategy="nsga2", objective=PARETO))
+    record = Record(tmp_path / "a.db", "study")
+    table = trials_frame(record.trials(), None)
+    assert [t.values for t in record.trials()] == table[["accuracy", "cost"]].to_numpy().tolist()
+    record.close()
+    assert "reward" not in table.columns
+    assert list(table.cost) == list(table.macs)
+
+
+FRONT = SearchResult(
+    search=tuple(_trial(i, v) for i, v in enumerate((0.3, 0.2, None, 0.5))),
+    control=tuple(_trial(i, v) for i, v in enumerate((0.1, 0.2, 0.2, 0.2))),
+    finalists=(
+        replace(_measured("search", 4, 0.42, 0.44), architecture=network(4), cost=4000.0),
+        _measured("stock B0", 3, 0.41, 0.43),
+        replace(_measured("both", 1, 0.25, 0.27), cost=1000.0),
+        replace(_measured("random", 2, 0.22, 0.20), cost=2000.0),
+    ),
+    baseline=network(4),
+)
+
+
+def test_the_front_has_single_trials_beside_means() -> None:
+    table = front_frame(FRONT, PARETO)
+    costs = [PARETO.metric(network(width)) for width in (1, 2, 4)]
+    assert list(table.cost) == costs
+    assert list(table.digest) == [network(width).digest for width in (1, 2, 4)]
+    assert list(table.accuracy) == [0.3, 0.2, 0.5]
+    assert list(table.on_front) == [True, False, True]
+    assert list(table.on_final_front) == [True, False, True]
+    assert list(table.baseline) == [False, False, True]
+    assert list(table.origin) == ["both", "random", "search"]
+    assert table.final_accuracy.tolist() == pytest.approx([0.26, 0.21, 0.43])
+    assert list(table.seeds) == [2, 2, 2]
+    text = front_table(FRONT, PARETO)
+    assert "0.4300 ± 0.0141 (2)" in text
+    assert text.splitlines()[-1].endswith("<- baseline")
+
+
+def test_a_front_without_finalists() -> None:
+    table = front_frame(replace(FRONT, finalists=()), PARETO)
+    assert list(table.accuracy) == [0.3, 0.5]
+    assert list(table.seeds) == [0, 0]
+    assert not table.on_final_front.any()
+    words = verdict(replace(FRONT, finalists=()), PARETO)
+    assert words.startswith("hypervolume ")
+
+
+def test_the_fronts_are_compared_by_hypervolume() -> None:
+    lines = verdict(FRONT, PARETO).splitlines()
+    # Costs 1, 2 and 4 thousand: the box is two factors of two wide.
+    assert lines[-2] == (
+        "hypervolume 0.3000 of the search's trials, 0.1500 of random search's "
+        "(reference point accuracy 0 at 4K; share of the box from 1K, log cost)"
+    )
+    assert lines[-1].startswith("hypervolume 0.2600 of its finalists, 0.2600 of random search's")
+    assert lines[-1].endswith("not told apart from seed noise")
+    assert not any("hypervolume" in line for line in verdict(FRONT).splitlines())
+    assert "| 4" in markdown(FRONT, ["plan"], PARETO)
+
+
+def test_accuracies_are_compared_within_the_target_only() -> None:
+    dear = replace(_measured("random", 9, 0.9, 0.9), cost=9000.0)
+    result = replace(FRONT, finalists=(*FRONT.finalists, dear))
+    assert "THE SEARCH DID NOT WIN" not in verdict(result, PARETO, 5000)
+    assert "accuracy 0.4300 above 0.2600 of random search" in verdict(result, PARETO, 5000)
+    assert "THE SEARCH DID NOT WIN: random has the best mean accuracy" in verdict(
+        result, PARETO, 9000
+    )
+
+
+def test_other_costs_have_their_column() -> None:
+    objective = RewardObjective(Reward(5), METRICS["activations"])
+    table = finalists_frame([OWN], objective)
+    assert table.activations.tolist() == [8000.0]
+    assert "| 8K acts" in markdown(_result(OWN), ["plan"], objective)
+    assert "reward" not in finalists_frame([OWN], PARETO).columns
+
+
+def test_saved_epochs_are_told() -> None:
+    result = replace(_result(OWN), epochs_spent=30, epochs_saved=60)
+    words = "Successive halving trained 30 of 90 epochs of the trials: 60 saved (67%)."
+    assert words in markdown(result, ["plan"])
+    assert "Successive halving" not in markdown(_result(OWN), ["plan"])

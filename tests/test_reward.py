@@ -66,7 +66,7 @@ def test_without_an_exponent_cost_does_not_count(accuracy: float, macs: int, tar
 
 @pytest.mark.parametrize("target", [0, -1, math.nan, math.inf])
 def test_a_target_is_a_positive_number(target: float) -> None:
-    with pytest.raises(UserError, match=r"--target-flops` must be positive, but got"):
+    with pytest.raises(UserError, match=r"T of the reward must be positive, but got"):
         Reward(target)
 
 

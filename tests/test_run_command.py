@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 
 from nas import run
+from nas.search.strategies import STRATEGIES
 from search_spaces.spaces import SPACES
 from search_spaces.zoo import load_architecture
 from tests import searching
@@ -108,7 +110,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert list(tmp_path.iterdir()) == []
     output = capsys.readouterr().out
     assert "T = 1.2G multiply-adds" in output
-    assert "plan    50 trials x 5 epochs by tpe, 1 x 1 thread in this process" in output
+    assert "plan    50 trials x 5 epochs by guided, 1 x 1 thread in this process" in output
 
 
 def test_the_terminal_shows_progress_and_the_next_command(
@@ -148,9 +150,12 @@ def test_trials_workers_and_finalists_may_change(
         (["--w", "-0.1"], "w was -0.07, now -0.1"),
         (["--space", "efficientnet"], "space was 'mnasnet', now 'efficientnet'"),
         (["--seed", "1"], "seed was 0, now 1"),
-        (["--strategy", "random"], "strategy was 'tpe', now 'random'"),
+        (["--strategy", "random"], "strategy was 'guided', now 'random'"),
         (["--epochs", "9"], "epochs was 5, now 9"),
         (["--hard"], "hard was False, now True"),
+        (["--halving"], "halving was False, now [1, 3]"),
+        (["--cost", "params"], "cost was 'macs', now 'params'"),
+        (["--pareto", "--strategy", "nsga2"], "pareto was False, now True"),
         (["--resolution", "192", "--target-flops", "400M"], "resolution was 224, now 192"),
         (["--evaluator", "tests.searching:accuracy"], "evaluator was 'tests.searching:large_kern"),
     ],
@@ -179,8 +184,17 @@ def finished_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--evaluator", "no_such_module:f"], "`--evaluator no_such_module:f` does not import"),
         (["--evaluator", "tests.searching:CALLS"], "which is no function"),
         (["--space", "darts"], "`--space` must be one of mnasnet, efficientnet, or my_module"),
-        (["--strategy", "ppo"], "`--strategy` must be one of random, tpe, or my_module:factory"),
+        (["--strategy", "ppo"], f"`--strategy` must be one of {', '.join(STRATEGIES)}, or my_mod"),
         (["--target-flops", "0"], "`--target-flops` must be positive, but got 0"),
+        (["--cost", "params", "--target-cost", "-1"], "`--target-cost` must be positive, but got"),
+        (["--target-cost", "3M"], "`--cost macs` has its target in `--target-flops`, not"),
+        (
+            ["--pareto", "--strategy", "tpe"],
+            "`--strategy tpe` optimises one number, the reward. For --pareto choose",
+        ),
+        (["--pareto", "--strategy", "nsga2", "--hard"], "leave out `--w` and `--hard`"),
+        (["--pareto", "--strategy", "nsga2", "--halving"], "and `--pareto` has two. Leave one"),
+        (["--halving", "--epochs", "1"], "Halving first compares after 1 epochs, which is the en"),
         (["--w", "0.07"], "`--w` must be 0 or negative"),
         (["--resolution", "4"], "`--resolution` must be at least 8, but got 4"),
         (["--workers", "0"], "`--workers` must be at least 1, but got 0"),
@@ -199,7 +213,10 @@ def test_flags_that_cannot_be_are_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(
     "flags",
-    [["--trials", "0"], ["--epochs", "0"], ["--finalists", "-1"], ["--target-flops", "many"]],
+    [
+        *(["--trials", "0"], ["--epochs", "0"], ["--finalists", "-1"], ["--target-flops", "many"]),
+        *(["--min-epochs", "0"], ["--reduction", "1"], ["--latency-batch", "0"], ["--cost", "eur"]),
+    ],
 )
 def test_numbers_out_of_range_are_refused(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -209,6 +226,13 @@ def test_numbers_out_of_range_are_refused(
     assert stopped.value.code == 2
     assert flags[0] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_help_names_every_strategy(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    words = capsys.readouterr().out
+    assert set(STRATEGIES) <= set(re.findall(r"\w+", words))
 
 
 def test_failures_stop_the_run_with_the_first_traceback(

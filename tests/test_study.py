@@ -3,8 +3,10 @@
 import random
 import sqlite3
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,16 +14,13 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from nas.cli import UserError
+from nas.search.attributes import known_measurements
 from nas.search.evaluate import Outcome
+from nas.search.objective import ParetoObjective
+from nas.search.proposers import FixedProposer
 from nas.search.record import Record, outcome_of
-from nas.search.study import (
-    MAX_FAILURES_IN_A_ROW,
-    MAX_RETRIES,
-    Job,
-    Result,
-    Study,
-    known_measurements,
-)
+from nas.search.study import MAX_FAILURES_IN_A_ROW, MAX_RETRIES, Study
+from nas.search.trial import Job, Result
 from search_spaces.architecture import Architecture
 from tests.searching import (
     SmallSpace,
@@ -231,7 +230,7 @@ def test_who_waited_for_a_lost_worker_is_queued_again_too(tmp_path: Path) -> Non
     assert (retry.slot, retry.attempt) == (0, 1)
     assert study.ask() is None
     study.tell(retry, GOOD)
-    assert history(study) == [(0, {}, 0.5), (1, {}, 0.5)]
+    assert [end[:3] for end in history(study)] == [(0, {}, (0.5,)), (1, {}, (0.5,))]
 
 
 def test_the_typical_time_is_known_from_real_measurements(tmp_path: Path) -> None:
@@ -286,3 +285,50 @@ def test_the_record_holds_no_running_trial_after_an_interruption(tmp_path: Path)
         states = connection.execute("SELECT state FROM trials").fetchall()
     connection.close()
     assert states == [(TrialState.FAIL.name,)] * 2
+
+
+@dataclass
+class _Weighed:
+    """A metric that notes what it is asked for."""
+
+    asked: list[int] = field(default_factory=list)
+    name: str = "weight"
+    unit: str = "g"
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, architecture: Architecture) -> float:
+        self.asked.append(architecture.stages[0].width)
+        return 10.0 * architecture.stages[0].width
+
+    def format(self, value: float) -> str:
+        return f"{value} g"
+
+    def describe(self) -> str:
+        return "in g"
+
+
+def test_cost_is_measured_once_when_a_network_is_proposed(tmp_path: Path) -> None:
+    metric = _Weighed()
+    objective = ParetoObjective(metric)
+
+    def start() -> Study:
+        record = Record(tmp_path / "a.db", "study", directions=objective.directions)
+        return Study(record, FixedProposer(proposals(3)), objective, 3)
+
+    study = start()
+    assert _ask(study).cost == 10.0
+    assert metric.asked == [1]
+    study.tell(_ask(study), GOOD)
+    study = start()  # slot 0 is queued again
+    drive(study)
+    assert metric.asked == [1, 2, 3]
+    assert [(r.job.slot, r.cost) for r in study.results] == [(1, 20.0), (0, 10.0), (2, 30.0)]
+    for result in study.results:
+        assert result.values == (result.outcome.accuracy, result.cost)
+    assert study.best is None
+    assert {r.job.slot for r in study.front} <= {0, 1, 2}
+    record = Record(tmp_path / "a.db", "study")
+    ended = {t.user_attrs["slot"]: t for t in record.trials()}
+    record.close()
+    assert [ended[slot].user_attrs["cost"] for slot in range(3)] == [10.0, 20.0, 30.0]
+    assert [ended[slot].values[1] for slot in range(3)] == [10.0, 20.0, 30.0]

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -362,17 +363,30 @@ def test_bfloat16_trains_on_the_cpu_where_it_is_asked_for() -> None:
 def test_out_of_memory_halves_the_batch_once() -> None:
     tried = []
 
-    def measure(batch: int) -> float:
+    def train(batch: int) -> Iterator[float]:
         tried.append(batch)
         if batch > 50:
             raise torch.OutOfMemoryError
-        return 0.5
+        yield from (0.25, 0.5)
 
-    assert halve_if_out_of_memory(measure, 100) == 0.5
+    assert list(halve_if_out_of_memory(train, 100)) == [0.25, 0.5]
     assert tried == [100, 50]
     with pytest.raises(torch.OutOfMemoryError):
-        halve_if_out_of_memory(measure, 204)
+        list(halve_if_out_of_memory(train, 204))
     assert tried == [100, 50, 204, 102]
+
+
+def test_out_of_memory_after_the_first_rung_is_a_failure() -> None:
+    """What was reported of the whole batch would not compare with the half's."""
+
+    def train(batch: int) -> Iterator[float]:
+        yield 0.25
+        raise torch.OutOfMemoryError("later")
+
+    stages = halve_if_out_of_memory(train, 100)
+    assert next(stages) == 0.25
+    with pytest.raises(torch.OutOfMemoryError, match="later"):
+        next(stages)
 
 
 # The evaluator
@@ -383,6 +397,20 @@ def test_proxy_training_is_a_pure_function_that_can_be_shipped(digits: ImageData
     shipped = pickle.loads(pickle.dumps(evaluator))
     assert evaluator(tiny(), epochs=1, seed=0) == shipped(tiny(), epochs=1, seed=0)
     assert evaluator.seconds_per_image(tiny()) > 0
+
+
+def test_looking_at_a_training_does_not_change_it(digits: ImageData) -> None:
+    """To the bit, dropout and shuffling included."""
+    evaluator = ProxyTraining(data=digits)
+    architecture = replace(tiny(), dropout=0.3, drop_path=0.2)
+    *_, last = stages = list(evaluator.stages(architecture, epochs=3, seed=2, rungs=(1, 2, 3)))
+    assert last == evaluator(architecture, epochs=3, seed=2)
+    assert len(set(stages)) > 1
+    *_, last = evaluator.stages(architecture, epochs=3, seed=2, rungs=(2, 3))
+    assert last == stages[-1]
+    # Not what two epochs alone would come to: the rate falls over three.
+    recipe = evaluator.recipe(3)
+    assert recipe.rate(10, len(digits.train)) != evaluator.recipe(2).rate(10, len(digits.train))
 
 
 def test_read_only_images_train_without_a_warning() -> None:

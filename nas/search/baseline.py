@@ -4,28 +4,35 @@ Beside the search stand the two comparisons that it must be worth its cost again
 at the same number of trials, and stock EfficientNet-B0 at the chosen network's multiply-adds.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from nas.search.console import TrialLines
-from nas.search.evaluate import Evaluator
-from nas.search.execution import execute
-from nas.search.record import Record
-from nas.search.reward import Reward
-from nas.search.strategies import FixedProposer, SamplerProposer, load_strategy
-from nas.search.study import Objective, Proposal, Proposer, Result, Study, known_measurements
-from nas.search.workers import Workers
+from nas.search.finalists import Measured, Selection
+from nas.search.halving import Halving
+from nas.search.objective import Objective
+from nas.search.proposers import SamplerProposer
+from nas.search.runner import TrialRunner
+from nas.search.strategies import Problem, load_strategy
+from nas.search.trial import Proposal, Result
 from search_spaces.adapt import adapt_resolution, fit_width, scale_widths
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.rounding import Rounding
 from search_spaces.spaces import Space
 from search_spaces.zoo import efficientnet_b0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """How networks are tried."""
+
+    number: int
+    epochs: int
+    seed: int
+    """Of the search and of every training."""
+    halving: Halving | None = None
+    """None: every training goes to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,30 +46,6 @@ class Fidelity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A network trained with several seeds."""
-
-    architecture: Architecture
-    origin: str
-    """`search`, `random`, `both` (found by either) or `stock B0`."""
-    macs: int
-    params: int
-    accuracies: tuple[float, ...]
-    """One for each seed that did not fail."""
-    rewards: tuple[float, ...]
-
-    @property
-    def reward(self) -> float:
-        """Mean over the seeds."""
-        return float(np.mean(self.rewards))
-
-    @property
-    def accuracy(self) -> float:
-        """Mean over the seeds."""
-        return float(np.mean(self.accuracies))
-
-
-@dataclass(frozen=True, kw_only=True)
 class SearchResult:
     """What a search found, and what it is compared with."""
 
@@ -72,98 +55,55 @@ class SearchResult:
     finalists: tuple[Measured, ...]
     """By reward, best first: those of the search, of the random search, and stock B0."""
     baseline: Architecture
-
-
-class TrialRunner:
-    """Runs named studies of one database with one evaluator; measurements are shared."""
-
-    def __init__(
-        self,
-        database: Path,
-        evaluator: Evaluator,
-        objective: Objective,
-        workers: Workers,
-        *,
-        probe: bool = False,
-        label: str = "reward",
-        describe: Callable[[Mapping[str, Any]], str] = lambda labels: "",
-    ) -> None:
-        self._database, self._evaluator, self._objective = database, evaluator, objective
-        self._workers, self._probe = workers, probe
-        self._label, self._describe = label, describe
-        self._known = known_measurements(database)
-
-    def run(self, name: str, proposer: Proposer, num_trials: int) -> Study:
-        """Run a study to its end; it goes on where an earlier process stopped.
-
-        Raises:
-            UserError: Too many trials failed, or the workers cannot be had.
-            KeyboardInterrupt: What is finished is kept.
-        """
-        record = Record(self._database, name)
-        try:
-            lines = TrialLines(self._label, self._describe)
-            study = Study(
-                record, proposer, self._objective, num_trials, known=self._known, on_result=lines
-            )
-            lines.follow(study)
-            if 0 < study.num_finished < num_trials:
-                print(f"resume  {name}: {study.num_finished} of {num_trials} trials are finished")
-            execute(study, self._evaluator, self._workers, probe=self._probe)
-            return study
-        finally:
-            record.close()
-
-    def run_all(self, name: str, proposals: Sequence[Proposal]) -> Study:
-        """Run a fixed list; another list under the same name is another study."""
-        keys = hashlib.sha256(repr([p.key for p in proposals]).encode()).hexdigest()[:8]
-        return self.run(f"{name}-{keys}", FixedProposer(list(proposals)), len(proposals))
+    epochs_spent: int = 0
+    """Of the trials of both searches."""
+    epochs_saved: int = 0
+    """That halving left out of them."""
 
 
 def search(
     runner: TrialRunner,
     space: Space,
-    reward: Reward,
+    objective: Objective,
+    selection: Selection,
     *,
     strategy: str,
-    trials: int,
-    epochs: int,
-    seed: int,
+    trials: Trials,
     fidelity: Fidelity,
     announce: Callable[[str], None],
 ) -> SearchResult:
     """Search `space` with `strategy`, compare, and choose a baseline.
 
-    The baseline is the best, by mean reward over fresh seeds, of the search's finalists; without
-    finalists the best single trial.
+    The baseline is what `selection` picks among the search's finalists, trained with fresh seeds;
+    without finalists what it deems best.
 
     Raises:
-        UserError: No trial succeeded, or too many failed in a row.
+        UserError: No trial succeeded, too many failed in a row, or no network suits the selection.
     """
-    announce(f"search  {strategy}, {trials} trials")
-    proposer = SamplerProposer(load_strategy(strategy), space, epochs=epochs, seed=seed)
-    found = runner.run("search", proposer, trials)
-    if found.best is None:
+    loop = _Loop(runner, space, objective, trials, announce)
+    announce(f"search  {strategy}, {trials.number} trials")
+    proposer, found = loop.run("search", strategy)
+    if not any(r.value is not None for r in found):
         raise ValueError("Every trial failed; trials.csv has the reasons.")
+    best = selection.best(proposer, found)
     if fidelity.finalists == 0:
-        best = found.best.job.proposal.architecture
-        return SearchResult(search=tuple(found.results), control=(), finalists=(), baseline=best)
+        return loop.result(search=found, control=(), finalists=(), baseline=best)
 
+    origins = {
+        a.digest: ("search", a) for a in selection.finalists(proposer, found, fidelity.finalists)
+    }
     control: tuple[Result, ...] = ()
     if strategy != "random":
-        announce(f"compare random search, {trials} trials")
-        proposer = SamplerProposer(load_strategy("random"), space, epochs=epochs, seed=seed)
-        control = tuple(runner.run("random", proposer, trials).results)
-
-    origins = {a.digest: ("search", a) for a in _best(found.results, fidelity.finalists)}
-    for a in _best(control, fidelity.finalists):
-        origins[a.digest] = ("both" if a.digest in origins else "random", a)
+        announce(f"compare random search, {trials.number} trials")
+        proposer, control = loop.run("random", "random")
+        for a in selection.finalists(proposer, control, fidelity.finalists):
+            origins[a.digest] = ("both" if a.digest in origins else "random", a)
     announce(f"final   {len(origins)} networks x {fidelity.seeds} seeds x {fidelity.epochs} epochs")
-    measured = _measure(runner, reward, "final", origins.values(), fidelity, seed)
+    measured = _measure(runner, objective, "final", origins.values(), fidelity, trials.seed)
     own = [m for m in measured if m.origin in ("search", "both")]
     if not own:
         raise ValueError("Every finalist of the search failed, for the reasons above.")
-    baseline = max(own, key=lambda m: m.reward)
+    baseline = selection.pick(own)
 
     try:
         stock = stock_b0(baseline.architecture, baseline.macs)
@@ -171,13 +111,52 @@ def search(
         announce(f"note    no comparison with stock EfficientNet-B0: {error}")
     else:
         announce("compare stock EfficientNet-B0 at the baseline's multiply-adds")
-        measured += _measure(runner, reward, "stock", [("stock B0", stock)], fidelity, seed)
-    return SearchResult(
-        search=tuple(found.results),
+        networks = [("stock B0", stock)]
+        measured += _measure(runner, objective, "stock", networks, fidelity, trials.seed)
+    return loop.result(
+        search=found,
         control=control,
         finalists=tuple(sorted(measured, key=lambda m: -m.reward)),
         baseline=baseline.architecture,
     )
+
+
+class _Loop:
+    """Runs strategies over one space at like cost, and counts the epochs."""
+
+    def __init__(
+        self,
+        runner: TrialRunner,
+        space: Space,
+        objective: Objective,
+        trials: Trials,
+        announce: Callable[[str], None],
+    ) -> None:
+        self._runner, self._space, self._objective = runner, space, objective
+        self._trials, self._announce = trials, announce
+        self._spent = self._saved = 0
+
+    def run(self, name: str, strategy: str) -> tuple[SamplerProposer, tuple[Result, ...]]:
+        """Run a strategy as the study `name`."""
+        trials = self._trials
+        problem = Problem(space=self._space, objective=self._objective, seed=trials.seed)
+        proposer = SamplerProposer(
+            load_strategy(strategy)(problem),
+            self._space,
+            directions=self._objective.directions,
+            epochs=trials.epochs,
+            seed=trials.seed,
+        )
+        study = self._runner.run(name, proposer, trials.number, halving=trials.halving)
+        self._spent += study.epochs_spent
+        self._saved += study.epochs_saved
+        if study.epochs_saved:
+            total = study.epochs_spent + study.epochs_saved
+            self._announce(f"halving saved {study.epochs_saved} of {total} epochs of {name}")
+        return proposer, tuple(study.results)
+
+    def result(self, **fields: Any) -> SearchResult:
+        return SearchResult(epochs_spent=self._spent, epochs_saved=self._saved, **fields)
 
 
 def stock_b0(like: Architecture, macs: int) -> Architecture:
@@ -189,19 +168,9 @@ def stock_b0(like: Architecture, macs: int) -> Architecture:
     return replace(stock, name="efficientnet-b0-stock")
 
 
-def _best(results: Iterable[Result], number: int) -> list[Architecture]:
-    """The `number` best different networks, by value."""
-    best: dict[str, Architecture] = {}
-    completed = [r for r in results if r.value is not None]
-    for result in sorted(completed, key=lambda r: -(r.value or 0)):
-        architecture = result.job.proposal.architecture
-        best.setdefault(architecture.digest, architecture)
-    return list(best.values())[:number]
-
-
 def _measure(
     runner: TrialRunner,
-    reward: Reward,
+    objective: Objective,
     name: str,
     networks: Iterable[tuple[str, Architecture]],
     fidelity: Fidelity,
@@ -220,14 +189,13 @@ def _measure(
         for origin, architecture in networks
     ]
     results = runner.run_all(name, proposals).results
-    return [m for o, a in networks if (m := measured(o, a, results, reward)) is not None]
+    return [m for o, a in networks if (m := measured(o, a, results, objective)) is not None]
 
 
 def measured(
     origin: str, architecture: Architecture, results: Iterable[Result], objective: Objective
 ) -> Measured | None:
     """The results of one network gathered over seeds; None if all failed."""
-    cost = count(architecture)
     own = sorted(
         (r for r in results if r.job.proposal.architecture.digest == architecture.digest),
         key=lambda r: r.job.proposal.seed,
@@ -235,11 +203,13 @@ def measured(
     accuracies = tuple(r.outcome.accuracy for r in own if r.outcome.accuracy is not None)
     if not accuracies:
         return None
+    counts, cost = count(architecture), objective.metric(architecture)
     return Measured(
         architecture=architecture,
         origin=origin,
-        macs=cost.macs,
-        params=cost.params,
+        macs=counts.macs,
+        params=counts.params,
+        cost=cost,
         accuracies=accuracies,
-        rewards=tuple(objective(accuracy, cost.macs) for accuracy in accuracies),
+        rewards=tuple(objective(accuracy, cost)[0] for accuracy in accuracies),
     )

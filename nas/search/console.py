@@ -1,58 +1,74 @@
 """What a run prints: one line a trial with the best so far and the time left."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nas.cli import format_duration, format_number
-from nas.search.study import Result, Study
+from nas.cli import format_duration
+from nas.search.front import dominates
+from nas.search.objective import Objective
+from nas.search.study import Study
+from nas.search.trial import Result
 
 
 class TrialLines:
     """Prints a line for every trial of a study that ends.
 
     Args:
-        label: What the value is called, `reward` or `accuracy`.
+        objective: Names the value, and formats the cost.
         describe: What a trial is called, from its labels; empty: nothing but its number.
     """
 
     def __init__(
         self,
-        label: str,
+        objective: Objective,
         describe: Callable[[Mapping[str, Any]], str] = lambda labels: "",
     ) -> None:
-        self._label, self._describe = label, describe
+        self._objective, self._describe = objective, describe
         self._start = time.monotonic()
-        self._best, self._finished, self._failed = -math.inf, 0, 0
-        self._total = self._measured = 0
+        self._front: list[tuple[float, ...]] = []
+        self._finished = self._failed = self._total = self._measured = 0
 
     def follow(self, study: Study) -> None:
         """Take over where `study` stands."""
         self._total = study.num_trials - study.num_finished
-        self._best = max((result.value for result in study.completed), default=-math.inf)
-        self._failed = study.num_finished - len(list(study.completed))
+        self._front = [result.values for result in study.front if result.values is not None]
+        self._failed = sum(r.values is None and not r.pruned for r in study.results)
 
     def __call__(self, result: Result) -> None:
         self._finished += 1
         self._measured += not result.outcome.reused_from  # what is reused tells nothing of pace
-        pace = (time.monotonic() - self._start) / max(1, self._measured)
-        left = format_duration(pace * (self._total - self._finished))
         number = f"#{result.job.number}".rjust(5)
         if name := self._describe(result.job.proposal.labels):
             number += f"  {name}"
-        if result.value is None:
+        if result.values is None and not result.pruned:
             self._failed += 1
             reason = result.outcome.reason
             words = (result.outcome.detail.strip().splitlines() or [""])[-1]
             print(f"{number}  FAILED {reason}: {words[:100]} ({self._failed} so far)", flush=True)
             return
-        best = result.value > self._best
-        self._best = max(self._best, result.value)
-        accuracy = f"acc {result.outcome.accuracy:.3f}"
-        value = f"  {self._label} {result.value:.4f}" if self._label != "accuracy" else ""
-        cost = f"{format_number(result.macs):>7}"
-        note = f" (= {result.outcome.reused_from})" if result.outcome.reused_from else ""
-        mark = "  * best" if best else ""
-        seconds = f"{result.outcome.seconds:.1f} s"
-        print(f"{number}  {accuracy}  {cost}{value}  {seconds}{note}  eta {left}{mark}", flush=True)
+        print("  ".join([number, *self._parts(result)]), flush=True)
+
+    def _parts(self, result: Result) -> list[str]:
+        outcome, epochs = result.outcome, result.job.proposal.epochs
+        parts = [f"acc {outcome.accuracy:.3f}", f"{self._objective.metric.format(result.cost):>7}"]
+        if result.values is None:
+            parts.append(f"stopped at epoch {outcome.epochs} of {epochs}")
+        elif len(result.values) == 1 and self._objective.names != ("accuracy",):
+            parts.append(f"{self._objective.names[0]} {result.values[0]:.4f}")
+        note = f" (= {outcome.reused_from})" if outcome.reused_from else ""
+        parts.append(f"{outcome.seconds:.1f} s{note}")
+        pace = (time.monotonic() - self._start) / max(1, self._measured)
+        parts.append(f"eta {format_duration(pace * (self._total - self._finished))}")
+        if result.values is not None and self._advances(result.values):
+            parts.append("* best" if len(result.values) == 1 else "* front")
+        return parts
+
+    def _advances(self, values: tuple[float, ...]) -> bool:
+        """Whether no trial before was as good in everything; if so, it is remembered."""
+        directions = self._objective.directions
+        if any(old == values or dominates(old, values, directions) for old in self._front):
+            return False
+        kept = (old for old in self._front if not dominates(values, old, directions))
+        self._front = [*kept, values]
+        return True

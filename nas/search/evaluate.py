@@ -1,6 +1,7 @@
 """Where accuracy comes from: any callable ``f(architecture, *, epochs, seed) -> accuracy``.
 
-Proxy training, a lookup table and the user's own function stand in the same place.
+Proxy training, a lookup table and the user's own function stand in the same place. One that can
+tell of a training on the way has a method `stages`; the others are called once for every rung.
 """
 
 import importlib
@@ -8,13 +9,14 @@ import math
 import sys
 import time
 import traceback
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from nas.cli import UserError
 from search_spaces.architecture import Architecture
 
-Reason = Literal["", "nan", "oom", "error", "worker-lost", "orphaned", "interrupted"]
+Reason = Literal["", "pruned", "nan", "oom", "error", "worker-lost", "orphaned", "interrupted"]
 
 
 class Evaluator(Protocol):
@@ -25,39 +27,103 @@ class Evaluator(Protocol):
         ...
 
 
+@runtime_checkable
+class StagedEvaluator(Protocol):
+    """An evaluator that measures on the way, in one training."""
+
+    def stages(
+        self, architecture: Architecture, *, epochs: int, seed: int, rungs: Sequence[int]
+    ) -> Iterator[float]:
+        """Accuracy at each of the rungs of a training of `epochs`.
+
+        Args:
+            architecture: The network.
+            epochs: Of the whole training: a schedule may depend on them.
+            seed: Of the training.
+            rungs: Rising numbers of epochs; the last is `epochs`, and its accuracy is what a
+                call of the evaluator returns.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How one trial ended."""
 
     accuracy: float | None = None
-    """In [0, 1]; None if the trial failed."""
+    """In [0, 1]; None if the trial failed. After fewer epochs if it was stopped early."""
+    epochs: int = 0
+    """To the last rung that was reached; of a trial that was not stopped, all of them."""
     seconds: float = 0.0
     """Wall-clock time, from a monotonic clock."""
     reason: Reason = ""
-    """Why it failed."""
+    """Why it failed, or `pruned` for one that was stopped early."""
     detail: str = ""
     """The error's own words, traceback included."""
     reused_from: str = ""
     """Study and trial that had measured the same network, epochs and seed already."""
 
+    def ends(self, epochs: int) -> bool:
+        """Whether a trial of `epochs` is over with this, rather than at a rung on the way."""
+        return bool(self.reason) or self.epochs >= epochs
+
 
 def measure(evaluator: Evaluator, architecture: Architecture, *, epochs: int, seed: int) -> Outcome:
     """Call the evaluator; failures come back as an `Outcome` with a reason."""
-    start = time.monotonic()
+    return next(stages(evaluator, architecture, epochs=epochs, seed=seed, rungs=(epochs,)))
 
-    def outcome(**fields: Any) -> Outcome:
-        return Outcome(seconds=round(time.monotonic() - start, 4), **fields)
 
+def stages(
+    evaluator: Evaluator,
+    architecture: Architecture,
+    *,
+    epochs: int,
+    seed: int,
+    rungs: Sequence[int],
+) -> Iterator[Outcome]:
+    """What comes out at each rung, the last of which is `epochs`; ends early with a failure.
+
+    The trial may be dropped between two rungs. Seconds are those spent so far in the evaluator.
+    """
+    accuracies = _accuracies(evaluator, architecture, epochs=epochs, seed=seed, rungs=rungs)
+    seconds, reached = 0.0, 0
+    for rung in rungs:
+        start = time.monotonic()
+        outcome = _stage(accuracies)
+        seconds += time.monotonic() - start
+        reached = reached if outcome.reason else rung
+        yield replace(outcome, seconds=round(seconds, 4), epochs=reached)
+        if outcome.reason:
+            return
+
+
+def _accuracies(
+    evaluator: Evaluator,
+    architecture: Architecture,
+    *,
+    epochs: int,
+    seed: int,
+    rungs: Sequence[int],
+) -> Iterator[float]:
+    if len(rungs) > 1 and isinstance(evaluator, StagedEvaluator):
+        return iter(evaluator.stages(architecture, epochs=epochs, seed=seed, rungs=rungs))
+    return (evaluator(architecture, epochs=rung, seed=seed) for rung in rungs)
+
+
+def _stage(accuracies: Iterator[float]) -> Outcome:
     try:
-        accuracy = float(evaluator(architecture, epochs=epochs, seed=seed))
+        accuracy = float(next(accuracies))
+    except StopIteration:
+        message = "The evaluator's `stages` ended before its last rung."
+        return Outcome(reason="error", detail=message)
     except Exception as error:
-        return outcome(reason=_reason(error), detail=traceback.format_exc(limit=-8))
+        return Outcome(reason=_reason(error), detail=traceback.format_exc(limit=-8))
     if math.isnan(accuracy):
-        return outcome(reason="nan", detail="The evaluator returned NaN.")
+        return Outcome(reason="nan", detail="The evaluator returned NaN.")
     if not 0 <= accuracy <= 1:
         message = f"An evaluator returns accuracy in [0, 1], but this one returned {accuracy}."
-        return outcome(reason="error", detail=message)
-    return outcome(accuracy=accuracy)
+        return Outcome(reason="error", detail=message)
+    return Outcome(accuracy=accuracy)
 
 
 def load_object(reference: str, flag: str) -> Any:

@@ -1,8 +1,9 @@
 """Runs the jobs of a study: in this process, or on workers of Ray Tune."""
 
 from nas.cores import limit_threads
-from nas.search.evaluate import Evaluator, Outcome, measure
-from nas.search.study import Job, Study
+from nas.search.evaluate import Evaluator, stages
+from nas.search.study import Study
+from nas.search.trial import Job
 from nas.search.workers import Workers, check_gpus
 
 CHEAP_SECONDS = 0.1
@@ -41,7 +42,7 @@ def _is_cheap(study: Study, evaluator: Evaluator, workers: Workers) -> bool:
         return False
     limit_threads(workers.threads)
     while study.measured_seconds is None and (job := study.ask()) is not None:
-        _run_job(study, job, evaluator)
+        run_job(study, job, evaluator)
     return (study.measured_seconds or 0.0) < CHEAP_SECONDS
 
 
@@ -52,11 +53,20 @@ def _execute_in_process(study: Study, evaluator: Evaluator, workers: Workers) ->
         check_gpus(workers, torch.cuda.device_count(), "this process")
     limit_threads(workers.threads)
     while (job := study.ask()) is not None:
-        _run_job(study, job, evaluator)
+        run_job(study, job, evaluator)
 
 
-def _run_job(study: Study, job: Job, evaluator: Evaluator) -> Outcome:
+def run_job(study: Study, job: Job, evaluator: Evaluator) -> None:
+    """Measure a job's network, and tell the study; at every rung it may stop it."""
     proposal = job.proposal
-    outcome = measure(evaluator, proposal.architecture, epochs=proposal.epochs, seed=proposal.seed)
-    study.tell(job, outcome)
-    return outcome
+    outcomes = stages(
+        evaluator,
+        proposal.architecture,
+        epochs=proposal.epochs,
+        seed=proposal.seed,
+        rungs=job.rungs,
+    )
+    for outcome in outcomes:
+        if outcome.ends(proposal.epochs) or study.report(job, outcome):
+            study.tell(job, outcome)
+            return

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
-    """Base of the `Settings` of `nas.run` and `scaling_search.grid`."""
+    """Base of the `Settings` of `nas.run`, `nas.proxy` and `scaling_search.grid`."""
 
     data: str = "digits"
     """Images: `digits` (embedded), a folder (train/ with val/ or test/, or class folders), or a
@@ -24,6 +24,9 @@ class TrialOptions:
     """Epochs of a trial's training."""
     max_images: int | None = None
     """Use at most this many training images."""
+    batch_size: int = 128
+    """Images of a training step at most; small data get smaller ones. Where few steps are taken,
+    fewer images a step teach a network more in the same time."""
     flip: bool = True
     """Mirror images in training; wrong for text and the like. Never done with `digits`."""
     workers: int = 1
@@ -39,6 +42,8 @@ class TrialOptions:
 
     def __post_init__(self) -> None:
         self._check_positive("epochs", "max_images")
+        if self.batch_size < 2:
+            raise UserError(f"`--batch-size` must be at least 2, but got {self.batch_size}.")
         if self.seed < 0:
             raise UserError(f"`--seed` must not be negative, but got {self.seed}.")
 
@@ -74,6 +79,7 @@ class TrialOptions:
             store_size=store_size,
             num_classes=num_classes,
             max_images=self.max_images,
+            batch_size=self.batch_size,
             flip=self.flip,
             device="auto" if workers.gpus_per_trial else "cpu",
         )

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from nas.cli import UserError
 from nas.cores import limit_threads
-from nas.search.evaluate import Evaluator, Outcome, measure
-from nas.search.study import Job, Study
+from nas.search.evaluate import Evaluator, Outcome, stages
+from nas.search.study import Study
+from nas.search.trial import Job
 from nas.search.workers import Workers, check_gpus
 from search_spaces.architecture import Architecture
 
@@ -140,7 +141,7 @@ def _trainable() -> Any:
     from ray import tune
 
     class Worker(tune.Trainable):
-        """Measures one network a trial; the process stays warm between trials."""
+        """Measures one network a trial, a rung a step; the process stays warm between trials."""
 
         def setup(
             self, config: dict[str, Any], evaluator: Any = None, threads: int = 1, cwd: str = "."
@@ -149,23 +150,27 @@ def _trainable() -> Any:
                 os.chdir(cwd)
             limit_threads(threads)
             self._evaluator, self._threads = evaluator, threads
+            self._outcomes: Iterator[Outcome] | None = None
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.config = new_config
+            self._outcomes = None  # a training that was stopped at a rung ends here
             return True
 
         def step(self) -> dict[str, Any]:
             import torch
 
             torch.set_num_threads(self._threads)
-            architecture = Architecture.from_json(self.config["architecture"])
-            outcome = measure(
-                self._evaluator,
-                architecture,
-                epochs=self.config["epochs"],
-                seed=self.config["seed"],
-            )
-            return {"outcome": outcome, "done": True}
+            if self._outcomes is None:
+                self._outcomes = stages(
+                    self._evaluator,
+                    Architecture.from_json(self.config["architecture"]),
+                    epochs=self.config["epochs"],
+                    seed=self.config["seed"],
+                    rungs=self.config["rungs"],
+                )
+            outcome = next(self._outcomes)
+            return {"outcome": outcome, "done": outcome.ends(self.config["epochs"])}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             return None
@@ -190,6 +195,7 @@ def _bridge(study: Study) -> _Bridge:
     from ray.tune.stopper import Stopper
 
     jobs: dict[str, Job] = {}
+    stopped: set[str] = set()
     failure: list[Exception] = []
 
     def ask() -> Job | None:
@@ -207,6 +213,13 @@ def _bridge(study: Study) -> _Bridge:
         except Exception as error:
             failure.append(error)
 
+    def report(trial_id: str, outcome: Outcome) -> bool:
+        try:
+            return not failure and study.report(jobs[trial_id], outcome)
+        except Exception as error:
+            failure.append(error)
+            return False
+
     class StudySearcher(Searcher):
         def suggest(self, trial_id: str) -> Any:
             if (job := ask()) is None:
@@ -217,12 +230,16 @@ def _bridge(study: Study) -> _Bridge:
                 "architecture": job.proposal.architecture.to_json(),
                 "epochs": job.proposal.epochs,
                 "seed": job.proposal.seed,
+                "rungs": list(job.rungs),
             }
 
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
-            if not error and result and "outcome" in result:
+            if error or not result or "outcome" not in result or trial_id not in jobs:
+                return
+            # Tune also ends trials between two rungs, when it gives up.
+            if trial_id in stopped or result["outcome"].ends(jobs[trial_id].proposal.epochs):
                 tell(trial_id, result["outcome"])
 
         def save(self, checkpoint_path: str) -> None:
@@ -242,9 +259,11 @@ def _bridge(study: Study) -> _Bridge:
             detail = f"The worker process died: {trial.get_error()}"
             tell(trial.trial_id, Outcome(reason="worker-lost", detail=detail))
 
-    class OnFailure(Stopper):
+    class AtRungs(Stopper):
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-            return False
+            if not result["done"] and report(trial_id, result["outcome"]):
+                stopped.add(trial_id)
+            return trial_id in stopped
 
         def stop_all(self) -> bool:
             return bool(failure)
@@ -252,4 +271,4 @@ def _bridge(study: Study) -> _Bridge:
         def __reduce__(self) -> Any:
             return str, ()
 
-    return _Bridge(StudySearcher(), WorkerLoss(), OnFailure(), failure)
+    return _Bridge(StudySearcher(), WorkerLoss(), AtRungs(), failure)

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -101,13 +101,19 @@ class Record:
     """
 
     def __init__(
-        self, database: Path, name: str, *, storage: optuna.storages.RDBStorage | None = None
+        self,
+        database: Path,
+        name: str,
+        *,
+        directions: Sequence[str] = ("maximize",),
+        storage: optuna.storages.RDBStorage | None = None,
     ) -> None:
         """Open the study, or make it.
 
         Args:
             database: The SQLite file.
             name: Of the study.
+            directions: Of the values, `maximize` or `minimize`, for a study that is made.
             storage: The database, where it is open already.
         """
         self.name = name
@@ -115,7 +121,8 @@ class Record:
         try:
             self._study_id = self._storage.get_study_id_from_name(name)
         except KeyError:
-            self._study_id = self._storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            kinds = [StudyDirection[direction.upper()] for direction in directions]
+            self._study_id = self._storage.create_new_study(kinds, name)
         self._params = sqlalchemy.Table(
             "trial_params", sqlalchemy.MetaData(), autoload_with=self._storage.engine
         )
@@ -140,11 +147,13 @@ class Record:
         params: Mapping[str, Any],
         distributions: Mapping[str, BaseDistribution],
         attributes: Mapping[str, Any],
+        sampler_state: Mapping[str, Any],
     ) -> tuple[int, int]:
         """Write a RUNNING trial; its id in the storage and its number.
 
-        The choices are written twice, as the attribute `choices` that comes with the trial in one
-        transaction, and as the parameters that other readers of the study look for.
+        What the sampler noted goes where Optuna's samplers look for it, into the trial's system
+        attributes. The choices are written twice, as the attribute `choices` that comes with the
+        trial in one transaction, and as the parameters that other readers of the study look for.
         """
         template = FrozenTrial(
             number=-1,
@@ -155,7 +164,7 @@ class Record:
             params={},
             distributions={},
             user_attrs={**attributes, "choices": dict(params)},
-            system_attrs={},
+            system_attrs=dict(sampler_state),
             intermediate_values={},
             trial_id=-1,
         )
@@ -174,13 +183,35 @@ class Record:
                 connection.execute(self._params.insert(), rows)
         return trial_id, self._storage.get_trial_number_from_id(trial_id)
 
-    def end(self, trial_id: int, value: float | None, outcome: Outcome) -> None:
-        """Write how a trial ended: COMPLETE with its value, FAIL without one."""
+    def report(self, trial_id: int, epoch: int, value: float) -> None:
+        """Write the value of a running trial at a rung."""
+        self._storage.set_trial_intermediate_value(trial_id, epoch, value)
+
+    def conclude(self, trial_id: int, outcome: Outcome, curve: Mapping[int, float]) -> None:
+        """Write what came out of a running trial, and the values at rungs that it shares with the
+        trial that was trained in its place; `end` is to follow."""
         self._storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome))
-        if value is None:
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        if outcome.reused_from:
+            for epoch, value in curve.items():
+                self.report(trial_id, epoch, value)
+
+    def end(
+        self,
+        trial_id: int,
+        values: Sequence[float] | None,
+        outcome: Outcome,
+        sampler_state: Mapping[str, Any],
+    ) -> None:
+        """End a trial: COMPLETE with its values; PRUNED, where the outcome says so, or FAIL."""
+        written = self._storage.get_trial(trial_id).system_attrs if sampler_state else {}
+        for key, note in sampler_state.items():
+            if key not in written or written[key] != note:
+                self._storage.set_trial_system_attr(trial_id, key, note)
+        if values is not None:
+            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
         else:
-            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+            state = TrialState.PRUNED if outcome.reason == "pruned" else TrialState.FAIL
+            self._storage.set_trial_state_values(trial_id, state)
 
     def close(self) -> None:
         """Release the database."""

@@ -1,20 +1,33 @@
-"""What a search leaves for people: tables, the Pareto plot, and a verdict in words."""
+"""What a search leaves for people: tables, and a verdict in words."""
 
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 from tabulate import tabulate
 
 from nas.cli import format_number
-from nas.search.baseline import Measured, SearchResult
+from nas.search.baseline import SearchResult
+from nas.search.finalists import Measured
+from nas.search.front import front
+from nas.search.objective import Objective, ParetoObjective
+from nas.search.pareto import Point, hypervolume, pareto_front
+from nas.search.trial import Result
+
+OWN = ("search", "both")
+"""Origins of what the search found."""
+RANDOM = ("random", "both")
 
 
-def trials_frame(trials: Iterable[FrozenTrial], value: str = "reward") -> pd.DataFrame:
-    """One row a trial of a record, by number; the choices of the space are further columns."""
+def trials_frame(trials: Iterable[FrozenTrial], value: str | None = "reward") -> pd.DataFrame:
+    """One row a trial of a record, by number; the choices of the space are further columns.
+
+    Args:
+        trials: Of one study.
+        value: What its value is called; None: no column, as accuracy and cost have theirs.
+    """
     rows = []
     for trial in trials:
         attributes = dict(trial.user_attrs)
@@ -25,13 +38,14 @@ def trials_frame(trials: Iterable[FrozenTrial], value: str = "reward") -> pd.Dat
             {
                 "number": trial.number,
                 "state": trial.state.name,
-                value: trial.value,
+                **({} if value is None else {value: _first_value(trial)}),
                 "accuracy": outcome.get("accuracy"),
                 "macs": attributes.pop("macs"),
                 "params": attributes.pop("params"),
                 "seconds": outcome.get("seconds"),
                 "reason": outcome.get("reason", ""),
                 "reused_from": outcome.get("reused_from", ""),
+                "stopped_after": outcome["epochs"] if outcome.get("reason") == "pruned" else None,
                 **attributes,
                 **choices,
             }
@@ -39,9 +53,14 @@ def trials_frame(trials: Iterable[FrozenTrial], value: str = "reward") -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def finalists_frame(finalists: Iterable[Measured]) -> pd.DataFrame:
+def _first_value(trial: FrozenTrial) -> float | None:
+    """None for what did not train to its end, whatever it reported before."""
+    return trial.values[0] if trial.state == TrialState.COMPLETE else None
+
+
+def finalists_frame(finalists: Iterable[Measured], objective: Objective) -> pd.DataFrame:
     """One row a network that was trained with several seeds, best reward first."""
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "origin": network.origin,
             "name": network.architecture.name,
@@ -51,10 +70,69 @@ def finalists_frame(finalists: Iterable[Measured]) -> pd.DataFrame:
             "seeds": len(network.accuracies),
             "macs": network.macs,
             "params": network.params,
+            objective.metric.name: network.cost,
             "digest": network.architecture.digest,
         }
         for network in finalists
     )
+    return frame if "reward" in objective.names else frame.drop(columns="reward")
+
+
+def front_frame(result: SearchResult, objective: Objective) -> pd.DataFrame:
+    """The Pareto front, by cost: networks of the front of the search's trials, and finalists.
+
+    Means of finalists are beside the single trials: a front of single trials is one of luck, too.
+    """
+    trials = {r.job.proposal.architecture.digest: r for r in reversed(_completed(result.search))}
+    measured = {m.architecture.digest: m for m in result.finalists if m.origin != "stock B0"}
+    unbeaten = front(result.search, ("maximize", "minimize")) if trials else []
+    unbeaten_digests = {r.job.proposal.architecture.digest for r in unbeaten}
+    means = pareto_front((m.cost, m.accuracy) for m in measured.values())
+    rows = []
+    for digest in unbeaten_digests | set(measured):
+        trial, final = trials.get(digest), measured.get(digest)
+        network = trial.job.proposal.architecture if trial else measured[digest].architecture
+        rows.append(
+            {
+                "cost": objective.metric(network),
+                "accuracy": trial.outcome.accuracy if trial else None,
+                "on_front": digest in unbeaten_digests,
+                "final_accuracy": final.accuracy if final else None,
+                "final_std": spread(final.accuracies) if final else None,
+                "seeds": len(final.accuracies) if final else 0,
+                "on_final_front": bool(final and (final.cost, final.accuracy) in means),
+                "origin": final.origin if final else "search",
+                "baseline": digest == result.baseline.digest,
+                "name": network.name,
+                "digest": digest,
+            }
+        )
+    frame = pd.DataFrame(rows).sort_values(["cost", "digest"], ignore_index=True)
+    return frame.astype({"accuracy": float, "final_accuracy": float, "final_std": float})
+
+
+def front_table(result: SearchResult, objective: Objective, tablefmt: str = "simple") -> str:
+    """The Pareto front for people."""
+    frame = front_frame(result, objective)
+    rows = {
+        "cost": [objective.metric.format(cost) for cost in frame["cost"]],
+        "accuracy of a trial": [_number(a) for a in frame["accuracy"]],
+        "on the front": ["yes" if on else "" for on in frame["on_front"]],
+        "mean of seeds": [
+            f"{_number(mean)} ± {_number(std)} ({n})" if n else ""
+            for mean, std, n in zip(
+                frame["final_accuracy"], frame["final_std"], frame["seeds"], strict=True
+            )
+        ],
+        "on the front of means": ["yes" if on else "" for on in frame["on_final_front"]],
+        "found by": frame["origin"],
+        "": ["<- baseline" if is_it else "" for is_it in frame["baseline"]],
+    }
+    return tabulate(rows, headers="keys", tablefmt=tablefmt, disable_numparse=True)
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
 
 
 def spread(values: Sequence[float]) -> float:
@@ -83,18 +161,26 @@ def compare(ours: Sequence[float], theirs: Sequence[float], noise: float, freedo
     return "ahead" if difference > 0 else "behind"
 
 
-def verdict(result: SearchResult) -> str:
-    """Whether the search was worth its trials, in words; empty without finalists."""
+def verdict(result: SearchResult, objective: Objective, target: float) -> str:
+    """Whether the search was worth its trials, in words; empty without finalists.
+
+    Args:
+        result: What was found.
+        objective: What was searched for.
+        target: T; without a reward, only networks within it are compared.
+    """
     if not result.finalists:
-        return ""
+        return "\n".join(_front_lines(result, objective))
     noise, freedom = pooled_spread(network.rewards for network in result.finalists)
+    value = objective.names[0]
     own = next(n for n in result.finalists if n.architecture.digest == result.baseline.digest)
+    compared = [n for n in result.finalists if _comparable(n, own, objective, target)]
     lines = []
     for origins, words in (
-        (("random", "both"), "random search at the same number of trials"),
+        (RANDOM, "random search at the same number of trials"),
         (("stock B0",), "stock EfficientNet-B0 at the same multiply-adds"),
     ):
-        rivals = [n for n in result.finalists if n.origin in origins]
+        rivals = [n for n in compared if n.origin in origins]
         if not rivals:
             continue
         rival = max(rivals, key=lambda n: n.reward)
@@ -103,72 +189,102 @@ def verdict(result: SearchResult) -> str:
             continue
         outcome = compare(own.rewards, rival.rewards, noise, freedom)
         ahead = "above" if own.reward > rival.reward else "below"
-        lines.append(f"reward {own.reward:.4f} {ahead} {rival.reward:.4f} of {words}: {outcome}")
-    best = max(result.finalists, key=lambda n: n.reward)
+        lines.append(f"{value} {own.reward:.4f} {ahead} {rival.reward:.4f} of {words}: {outcome}")
+    best = max(compared, key=lambda n: n.reward)
     if best.origin in ("random", "stock B0"):
-        lines.append(f"THE SEARCH DID NOT WIN: {best.origin} has the best mean reward")
+        lines.append(f"THE SEARCH DID NOT WIN: {best.origin} has the best mean {value}")
     if freedom:
-        lines.append(f"seed noise of the reward {noise:.4f} (standard deviation, {freedom} d.o.f.)")
+        lines.append(
+            f"seed noise of the {value} {noise:.4f} (standard deviation, {freedom} d.o.f.)"
+        )
+    lines += _front_lines(result, objective)
     return "\n".join(lines)
 
 
-def markdown(result: SearchResult, summary: Sequence[str]) -> str:
-    """The report: conditions, finalists, verdict, and the baseline's stage table."""
+def _comparable(one: Measured, own: Measured, objective: Objective, target: float) -> bool:
+    """A reward weighs the cost; accuracies compare within a budget only."""
+    if not isinstance(objective, ParetoObjective) or one.origin == "stock B0":
+        return True
+    return one.cost <= max(target, own.cost)
+
+
+def _front_lines(result: SearchResult, objective: Objective) -> list[str]:
+    """The fronts of search and random search beside one another; none with a reward."""
+    ours, theirs = _points(result.search), _points(result.control)
+    finalists = [n for n in result.finalists if n.origin != "stock B0"]
+    costs = [cost for cost, _ in (*ours, *theirs)] + [n.cost for n in finalists]
+    if not isinstance(objective, ParetoObjective) or not theirs or min(costs) == max(costs):
+        return []
+    low, high = min(costs), max(costs)
+    volumes = [hypervolume(points, low, high) for points in (ours, theirs)]
+    form = objective.metric.format
+    lines = [
+        f"hypervolume {volumes[0]:.4f} of the search's trials, {volumes[1]:.4f} of random search's "
+        f"(reference point accuracy 0 at {form(high)}; share of the box from {form(low)}, log cost)"
+    ]
+    own, random = (_volumes(finalists, origins, low, high) for origins in (OWN, RANDOM))
+    if own and random:
+        outcome = compare(own, random, *pooled_spread([own, random]))
+        lines.append(
+            f"hypervolume {np.mean(own):.4f} of its finalists, {np.mean(random):.4f} of random "
+            f"search's, means over seeds: {outcome}"
+        )
+    return lines
+
+
+def _volumes(
+    finalists: Iterable[Measured], origins: Sequence[str], low: float, high: float
+) -> list[float]:
+    """Hypervolume of the front of the finalists, seed by seed; empty where a seed is missing."""
+    networks = [n for n in finalists if n.origin in origins]
+    seeds = {len(n.accuracies) for n in networks}
+    if len(seeds) != 1:
+        return []
+    return [
+        hypervolume([(n.cost, n.accuracies[seed]) for n in networks], low, high)
+        for seed in range(seeds.pop())
+    ]
+
+
+def _points(results: Iterable[Result]) -> list[Point]:
+    return [(r.cost, r.outcome.accuracy or 0.0) for r in _completed(results)]
+
+
+def _completed(results: Iterable[Result]) -> list[Result]:
+    return [r for r in results if r.value is not None]
+
+
+def markdown(
+    result: SearchResult, summary: Sequence[str], objective: Objective, target: float
+) -> str:
+    """The report: conditions, front, finalists, verdict, and the baseline's stage table."""
     parts = ["# Search report", "", *(f"    {line}" for line in summary), ""]
+    if result.epochs_saved:
+        parts += [epochs_line(result), ""]
+    if isinstance(objective, ParetoObjective):
+        parts += [f"## Accuracy against {objective.metric.describe()}", ""]
+        parts += [front_table(result, objective, "github"), ""]
     if result.finalists:
-        frame = finalists_frame(result.finalists)
-        frame["macs"] = frame["macs"].map(format_number)
+        frame = finalists_frame(result.finalists, objective)
         frame["params"] = frame["params"].map(format_number)
+        frame["macs"] = frame["macs"].map(format_number)
+        metric = objective.metric
+        if metric.name not in ("macs", "params"):
+            frame[metric.name] = frame[metric.name].map(metric.format)
         table = tabulate(frame.to_dict("list"), headers="keys", tablefmt="github", floatfmt=".4f")
-        parts += ["## Finalists", "", table, "", "## Verdict", ""]
-        parts += [f"- {line}" for line in verdict(result).splitlines()]
+        parts += ["## Finalists", "", table, ""]
     else:
-        parts += ["No finalists were asked for: the baseline is the best single proxy trial."]
-    parts += ["", "## Baseline", "", "```", result.baseline.table(), "```", ""]
+        parts += ["No finalists were asked for: the baseline is not confirmed by repeats.", ""]
+    if words := verdict(result, objective, target):
+        parts += ["## Verdict", "", *(f"- {line}" for line in words.splitlines()), ""]
+    parts += ["## Baseline", "", "```", result.baseline.table(), "```", ""]
     return "\n".join(parts)
 
 
-def pareto_plot(result: SearchResult, target_macs: float) -> bytes:
-    """PNG of accuracy against multiply-adds: trials, finalists, and the Pareto front."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for results, label, marker in (
-        (result.control, "random search", "x"),
-        (result.search, "search", "o"),
-    ):
-        points = [(r.macs, r.outcome.accuracy) for r in results if r.outcome.accuracy is not None]
-        if points:
-            axes.scatter(*zip(*points, strict=True), s=18, marker=marker, alpha=0.6, label=label)
-        if label == "search":
-            front = pareto_front(points)
-            axes.step(*zip(*front, strict=True), where="post", lw=1, label="Pareto front")
-    for network in result.finalists:
-        axes.errorbar(
-            network.macs,
-            network.accuracy,
-            yerr=np.nan_to_num(spread(network.accuracies)),
-            fmt={"search": "*", "random": "P"}.get(network.origin, "D"),
-            ms=9,
-            capsize=3,
-            color={"search": "C1", "random": "C0"}.get(network.origin, "C3"),
-            label=f"final: {network.origin}",
-        )
-    axes.axvline(target_macs, color="grey", ls=":", label="T")
-    axes.set(xlabel="multiply-adds", ylabel="accuracy on search-validation", xscale="log")
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
-
-def pareto_front(points: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The points that no other beats in both cost and accuracy, by cost."""
-    front: list[tuple[int, float]] = []
-    for cost, accuracy in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not front or accuracy > front[-1][1]:
-            front.append((cost, accuracy))
-    return front
+def epochs_line(result: SearchResult) -> str:
+    """What successive halving saved."""
+    total = result.epochs_spent + result.epochs_saved
+    return (
+        f"Successive halving trained {result.epochs_spent} of {total} epochs of the trials: "
+        f"{result.epochs_saved} saved ({result.epochs_saved / total:.0%})."
+    )

@@ -1,33 +1,36 @@
-"""The objective of the search: accuracy against multiply-adds; pure."""
+"""The reward of the search: accuracy against cost; pure."""
 
 import math
 from dataclasses import dataclass
 
 from nas.cli import UserError
 
+DEFAULT_W = -0.07
+"""Doubling the cost must buy 5 % relative accuracy."""
+
 
 @dataclass(frozen=True)
 class Reward:
-    """ACC · (MACs / T)^w (Tan & Le 2019, section 4; Tan et al. 2019, equation 2)."""
+    """ACC · (cost / T)^w (Tan & Le 2019, section 4; Tan et al. 2019, equation 2)."""
 
-    target_macs: float
-    """T, in multiply-adds."""
-    w: float = -0.07
-    """Exponent on both sides of T; doubling the cost must buy 5 % relative accuracy."""
+    target: float
+    """T, in the unit of the cost: multiply-adds, parameters, activations or ms."""
+    w: float = DEFAULT_W
+    """Exponent on both sides of T."""
     hard: bool = False
     """MnasNet's hard variant: exponent 0 up to T and -1 above; `w` is not used."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.target_macs < math.inf:
-            raise UserError(f"`--target-flops` must be positive, but got {self.target_macs:g}.")
+        if not 0 < self.target < math.inf:
+            raise UserError(f"T of the reward must be positive, but got {self.target:g}.")
         if not -math.inf < self.w <= 0:
             raise UserError(
                 f"`--w` must be 0 or negative, or the search pays for cost; got {self.w:g}."
             )
 
-    def __call__(self, accuracy: float, macs: int) -> float:
-        """Reward of a network with `accuracy` in [0, 1] and `macs` multiply-adds."""
+    def __call__(self, accuracy: float, cost: float) -> float:
+        """Reward of a network with `accuracy` in [0, 1] and `cost` in the unit of T."""
         exponent = self.w
         if self.hard:
-            exponent = 0.0 if macs <= self.target_macs else -1.0
-        return accuracy * (macs / self.target_macs) ** exponent
+            exponent = 0.0 if cost <= self.target else -1.0
+        return accuracy * (cost / self.target) ** exponent

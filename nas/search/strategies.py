@@ -1,28 +1,42 @@
-"""Search strategies: each is an Optuna sampler, made anew for every slot from its own seed.
+"""Search strategies by name: each makes an Optuna sampler for a problem.
 
-A sampler derives what it knows from the study's trials, so nothing else needs saving, and seeding
-it by slot makes a resumed search go on as the uninterrupted one would. **A new strategy is added
-to `STRATEGIES`**; users bring theirs as ``--strategy my_module:factory``, a function
-``factory(seed: int) -> optuna.samplers.BaseSampler``.
+**A new strategy is added to `STRATEGIES`**; users bring theirs as ``--strategy my_module:factory``,
+a function ``factory(seed: int) -> optuna.samplers.BaseSampler``, made anew for every trial.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
 
 from nas.cli import UserError
+from nas.samplers.controller import ControllerSampler
+from nas.samplers.evolution import RegularizedEvolutionSampler
+from nas.samplers.guided import ModelGuidedSampler
+from nas.samplers.seeding import OrderedNSGAIISampler, PerTrial
 from nas.search.evaluate import load_object
-from nas.search.study import Proposal
+from nas.search.latency import Latency
+from nas.search.metrics import METRICS, Counted
+from nas.search.objective import Objective
+from nas.search.predicted import PredictedLatency
+from search_spaces.cost import Cost, count
 from search_spaces.spaces import Space
 
-Strategy = Callable[[int], BaseSampler]
-
 TPE_STARTUP_TRIALS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a strategy may know beforehand."""
+
+    space: Space
+    objective: Objective
+    seed: int
+
+
+Strategy = Callable[[Problem], BaseSampler]
 
 
 def tpe(seed: int) -> BaseSampler:
@@ -30,7 +44,69 @@ def tpe(seed: int) -> BaseSampler:
     return TPESampler(seed=seed, n_startup_trials=TPE_STARTUP_TRIALS)
 
 
-STRATEGIES: dict[str, Strategy] = {"random": RandomSampler, "tpe": tpe}
+def nsga2(seed: int) -> BaseSampler:
+    """NSGA-II with a population of 20."""
+    return OrderedNSGAIISampler(seed=seed, population_size=20)
+
+
+def guided(problem: Problem) -> BaseSampler:
+    """The model-guided sampler, which is told what a problem's networks cost."""
+    objective = problem.objective
+
+    def discount(costs: np.ndarray) -> np.ndarray:
+        return np.array([objective(1.0, cost)[0] for cost in costs.tolist()])
+
+    return ModelGuidedSampler(costs=known_costs(problem), discount=discount, seed=problem.seed)
+
+
+def known_costs(
+    problem: Problem,
+) -> Callable[[Sequence[Mapping[str, Any]]], np.ndarray]:
+    """The objective's cost first, then multiply-adds and parameters: all that arithmetic gives.
+
+    A latency is measured on a few networks of the space, and predicted for the others.
+    """
+    space, metric = problem.space, problem.objective.metric
+    counted = [m for m in (METRICS["macs"], METRICS["params"]) if isinstance(m, Counted)]
+    if isinstance(metric, Counted):
+        counted = [metric, *(m for m in counted if m.name != metric.name)]
+    cost_of = space.cost if isinstance(space, Costed) else lambda n: count(space.decode(n))
+    latency = PredictedLatency(space, metric, cost_of) if isinstance(metric, Latency) else None
+
+    def costs(networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        found = [cost_of(network) for network in networks]
+        columns = [[float(m.of(cost)) for cost in found] for m in counted]
+        if latency is not None:
+            columns.insert(0, latency(networks).tolist())
+        elif not isinstance(metric, Counted):
+            columns.insert(0, [metric(space.decode(network)) for network in networks])
+        return np.array(columns).T
+
+    return costs
+
+
+@runtime_checkable
+class Costed(Protocol):
+    """A space that costs networks without building them, as `FactorizedSpace` does."""
+
+    def cost(self, choices: Mapping[str, Any]) -> Cost:
+        """`count` of the network that the choices name."""
+        ...
+
+
+def per_trial(factory: Callable[[int], BaseSampler]) -> Strategy:
+    """A strategy that makes its sampler anew for every trial."""
+    return lambda problem: PerTrial(factory, problem.seed)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "guided": guided,
+    "random": per_trial(lambda seed: RandomSampler(seed=seed)),
+    "tpe": per_trial(tpe),
+    "nsga2": per_trial(nsga2),
+    "evolution": lambda problem: RegularizedEvolutionSampler(seed=problem.seed),
+    "controller": lambda problem: ControllerSampler(seed=problem.seed),
+}
 
 
 def load_strategy(name: str) -> Strategy:
@@ -42,76 +118,7 @@ def load_strategy(name: str) -> Strategy:
     if name in STRATEGIES:
         return STRATEGIES[name]
     if ":" in name:
-        return load_object(name, "--strategy")
+        return per_trial(load_object(name, "--strategy"))
     raise UserError(
         f"`--strategy` must be one of {', '.join(STRATEGIES)}, or my_module:factory; got {name!r}."
     )
-
-
-class SamplerProposer:
-    """Fills the slots of a study with what a strategy samples from a space.
-
-    The sampler works on a study in memory that has one trial per slot, so the attempts that a
-    crash cost do not change what it proposes.
-    """
-
-    def __init__(self, strategy: Strategy, space: Space, *, epochs: int, seed: int) -> None:
-        self._strategy, self._space = strategy, space
-        self._epochs, self._seed = epochs, seed
-        self._study = optuna.create_study(direction="maximize")
-        self._distributions = {
-            name: CategoricalDistribution(options) for name, options in space.choices.items()
-        }
-
-    def propose(self, slot: int) -> Proposal:
-        """Ask the strategy; every trial trains from the study's own seed, so that differences
-        between networks are not differences between seeds."""
-        seed = np.random.SeedSequence([self._seed, slot]).generate_state(1)[0]
-        self._study.sampler = self._strategy(int(seed))
-        trial = self._study.ask(dict(self._distributions))
-        assert trial.number == slot, "one trial per slot"
-        return Proposal(
-            architecture=self._space.decode(trial.params),
-            epochs=self._epochs,
-            seed=self._seed,
-            params=trial.params,
-            distributions=self._distributions,
-        )
-
-    def restore(self, slot: int, proposal: Proposal) -> Proposal:
-        if self._space.decode(proposal.params).digest != proposal.architecture.digest:
-            raise UserError(
-                f"Space {self._space.name!r} now reads the choices of trial {slot} as another "
-                "network. Restore it, or choose a new --run-dir."
-            )
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=dict(proposal.params),
-                distributions=dict(self._distributions),
-            )
-        )
-        return replace(proposal, distributions=self._distributions)
-
-    def observe(self, slot: int, value: float | None) -> None:
-        if value is None:
-            self._study.tell(slot, state=TrialState.FAIL)
-        else:
-            self._study.tell(slot, value)
-
-
-class FixedProposer:
-    """Fills the slots of a study from a list that is known beforehand."""
-
-    def __init__(self, proposals: list[Proposal]) -> None:
-        self._proposals = proposals
-
-    def propose(self, slot: int) -> Proposal:
-        return self._proposals[slot]
-
-    def restore(self, slot: int, proposal: Proposal) -> Proposal:
-        assert proposal.key == self._proposals[slot].key, "the list changed between starts"
-        return self._proposals[slot]
-
-    def observe(self, slot: int, value: float | None) -> None:
-        """Nothing to learn."""

@@ -7,18 +7,20 @@ is derived from the record, so a killed study goes on as if it had never stopped
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from statistics import median
-from typing import Any, Protocol
+from typing import NamedTuple
 
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.cli import UserError
+from nas.search.attributes import attributes_of, cost_of, proposal_of
 from nas.search.evaluate import Outcome
-from nas.search.record import Record, all_records, outcome_of
-from search_spaces.architecture import Architecture
+from nas.search.front import front
+from nas.search.halving import Halving, Race
+from nas.search.objective import Objective
+from nas.search.record import Record, outcome_of
+from nas.search.trial import Job, MeasurementKey, Proposal, Proposer, Result
 from search_spaces.cost import count
 
 LOST = ("orphaned", "worker-lost")
@@ -26,74 +28,14 @@ MAX_RETRIES = 2
 """How often a slot is queued again after its process died; Ctrl-C is not counted."""
 MAX_FAILURES_IN_A_ROW = 5
 
-MeasurementKey = tuple[str, int, int]
-"""Digest, epochs, seed: equal keys would repeat a training to the letter."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """One network to measure."""
-
-    architecture: Architecture
-    epochs: int
-    seed: int
-    params: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters of the Optuna trial, with their `distributions`."""
-    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
-    labels: Mapping[str, Any] = field(default_factory=dict)
-    """Further attributes of the trial."""
-
-    @property
-    def key(self) -> MeasurementKey:
-        return self.architecture.digest, self.epochs, self.seed
-
-
-class Proposer(Protocol):
-    """Decides what a slot measures. Slots are proposed once each, in order."""
-
-    def propose(self, slot: int) -> Proposal:
-        """The network of a fresh slot."""
-        ...
-
-    def restore(self, slot: int, proposal: Proposal) -> Proposal:
-        """Learn of a slot that an earlier process proposed; in order, before any `propose`.
-
-        Returns:
-            The proposal with what the record does not hold (its distributions).
-        """
-        ...
-
-    def observe(self, slot: int, value: float | None) -> None:
-        """Learn how a slot ended for good: its objective value, or None for a failure."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One attempt at one slot, as handed to a worker."""
+class _Queued(NamedTuple):
+    """An attempt to be made."""
 
     slot: int
     attempt: int
-    trial_id: int
-    number: int
-    """Number of the trial in the record."""
     proposal: Proposal
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A slot that ended."""
-
-    job: Job
-    outcome: Outcome
-    value: float | None
-    """The objective, None if the trial failed."""
-    macs: int
-    params: int
-
-
-Objective = Callable[[float, int], float]
-"""(accuracy, MACs) -> value to maximise."""
+    cost: float
 
 
 class Study:
@@ -101,13 +43,17 @@ class Study:
 
     Args:
         record: Where trials are written. Trials that a dead process left RUNNING are failed and
-            their slots queued again.
+            their slots queued again; what they had reported at rungs is not used.
         proposer: Fills the slots.
-        objective: Value of an outcome.
+        objective: Values of an outcome, and the cost that they take.
         num_trials: Number of slots.
+        halving: Stops trials early; None: all train to the end.
         known: Measurements that need no repetition (`known_measurements`), shared between the
             studies of a run and added to.
         on_result: Called after each slot that ends in this process.
+
+    Raises:
+        UserError: Halving with several objectives, or without a rung to stop at.
     """
 
     def __init__(
@@ -117,15 +63,26 @@ class Study:
         objective: Objective,
         num_trials: int,
         *,
+        halving: Halving | None = None,
         known: dict[MeasurementKey, tuple[str, Outcome]] | None = None,
         on_result: Callable[[Result], None] = lambda result: None,
     ) -> None:
-        self._record, self._proposer, self._objective = record, proposer, objective
-        self._on_result = on_result
+        directions = list(objective.directions)
+        if halving is not None and len(directions) > 1:
+            raise UserError(
+                "`--halving` ranks unfinished trials by one value, and `--pareto` has two. "
+                "Leave one of them out."
+            )
+        self._record, self._proposer, self._on_result = record, proposer, on_result
+        self._halving = halving
+        self._race = None if halving is None else Race(halving, directions[0])
         self._known = {} if known is None else known
-        self._queue: deque[tuple[int, int, Proposal]] = deque()
+        self._stopped: dict[MeasurementKey, Result] = {}
+        self._to_stop: set[int] = set()
+        self._queue: deque[_Queued] = deque()
         self._running: dict[MeasurementKey, list[Job]] = {}
         self._failures: list[Outcome] = []
+        self.objective = objective
         self.num_trials = num_trials
         self.results: list[Result] = []
         self._next_slot = self._restore()
@@ -141,43 +98,80 @@ class Study:
 
     @property
     def measured_seconds(self) -> float | None:
-        """Median of the measurements so far, those of related studies too; None without any."""
+        """Median of the whole measurements so far, those of related studies too; None without."""
         seconds = [outcome.seconds for _, outcome in self._known.values()]
         return median(seconds) if seconds else None
 
     @property
-    def best(self) -> Result | None:
-        """The completed slot of highest value; the earliest of equals."""
-        return max(self.completed, key=lambda r: (r.value, -r.job.slot), default=None)
+    def completed(self) -> Iterator[Result]:
+        """Results that have values."""
+        return (result for result in self.results if result.values is not None)
 
     @property
-    def completed(self) -> Iterator[Any]:
-        """Results that have a value."""
-        return (result for result in self.results if result.value is not None)
+    def front(self) -> list[Result]:
+        """Completed slots that no other dominates, by slot; of equals only the earliest."""
+        return front(self.completed, self.objective.directions)
+
+    @property
+    def best(self) -> Result | None:
+        """The completed slot of best value, the earliest of equals; None with several objectives,
+        where there is none."""
+        return next(iter(self.front), None) if len(self.objective.directions) == 1 else None
+
+    @property
+    def epochs_spent(self) -> int:
+        """Epochs trained for the results; what crashes lost is not counted."""
+        return sum(result.epochs for result in self.results)
+
+    @property
+    def epochs_saved(self) -> int:
+        """Epochs not trained because trials were stopped early."""
+        stopped = (r for r in self.results if r.pruned and not r.outcome.reused_from)
+        return sum(result.job.proposal.epochs - result.epochs for result in stopped)
 
     def ask(self) -> Job | None:
         """The next job, or None if nothing is to be started now.
 
-        A network that was measured before (same epochs and seed) is told at once, one that is
-        being measured shares that measurement.
+        A network that was measured before (same epochs and seed) is told at once, as is one that
+        this study stopped early; one that is being measured shares that measurement.
         """
         while (job := self._begin_next()) is not None:
             key = job.proposal.key
             self._running.setdefault(key, []).append(job)
             if key in self._known:
                 source, outcome = self._known[key]
-                self._end(key, replace(outcome, reused_from=source, seconds=0.0))
+                self._end(key, _reused(outcome, source), {})
+            elif key in self._stopped:
+                result = self._stopped[key]
+                self._end(key, _reused(result.outcome, self._source(result.job)), result.curve)
             elif len(self._running[key]) == 1:
                 return job
         return None
 
+    def report(self, job: Job, outcome: Outcome) -> bool:
+        """Take the outcome of a job at a rung before its last; whether the job is to stop there,
+        which the next `tell` then is known to mean."""
+        assert self._race is not None, "without halving there is one rung, the end"
+        assert outcome.accuracy is not None, "failures are told"
+        value = self.objective(outcome.accuracy, job.cost)[0]
+        self._record.report(job.trial_id, outcome.epochs, value)
+        stop = self._race.report(job.slot, outcome.epochs, value)
+        if stop:
+            self._to_stop.add(job.trial_id)
+        return stop
+
     def tell(self, job: Job, outcome: Outcome) -> None:
-        """Take the outcome of a job that `ask` returned.
+        """Take the last outcome of a job that `ask` returned.
 
         Raises:
             UserError: Several trials in a row failed; the message holds the first error.
         """
-        self._end(job.proposal.key, outcome)
+        if job.trial_id in self._to_stop and outcome.accuracy is not None:
+            outcome = replace(outcome, reason="pruned")
+        curve: Mapping[int, float] = {}
+        if self._race is not None and outcome.accuracy is not None:
+            curve = self._race.curve(job.slot)
+        self._end(job.proposal.key, outcome, curve)
         if len(self._failures) >= MAX_FAILURES_IN_A_ROW:
             raise UserError(
                 f"{len(self._failures)} trials in a row failed; the first with:\n"
@@ -187,129 +181,137 @@ class Study:
     def interrupt(self) -> None:
         """Fail what is running, so that the next start queues it again."""
         for key in list(self._running):
-            self._end(key, Outcome(reason="interrupted"))
+            self._end(key, Outcome(reason="interrupted"), {})
 
     def _begin_next(self) -> Job | None:
         if self._queue:
-            slot, attempt, proposal = self._queue.popleft()
+            queued = self._queue.popleft()
         elif self._next_slot < self.num_trials:
-            slot, attempt = self._next_slot, 0
-            proposal = self._proposer.propose(slot)
+            proposal = self._proposer.propose(self._next_slot)
+            cost = float(self.objective.metric(proposal.architecture))
+            queued = _Queued(self._next_slot, 0, proposal, cost)
             self._next_slot += 1
         else:
             return None
-        cost = count(proposal.architecture)
-        attributes = {
-            "slot": slot,
-            "attempt": attempt,
-            "epochs": proposal.epochs,
-            "seed": proposal.seed,
-            "digest": proposal.architecture.digest,
-            "architecture": proposal.architecture.to_json(),
-            "macs": cost.macs,
-            "params": cost.params,
-            **proposal.labels,
-        }
-        trial_id, number = self._record.begin(proposal.params, proposal.distributions, attributes)
-        return Job(slot=slot, attempt=attempt, trial_id=trial_id, number=number, proposal=proposal)
+        slot, attempt, proposal, cost = queued
+        trial_id, number = self._record.begin(
+            proposal.params,
+            proposal.distributions,
+            attributes_of(slot, attempt, proposal, cost),
+            self._proposer.state(slot),
+        )
+        return self._job(queued, trial_id, number)
 
-    def _end(self, key: MeasurementKey, outcome: Outcome) -> None:
+    def _job(self, queued: _Queued, trial_id: int, number: int) -> Job:
+        slot, attempt, proposal, cost = queued
+        epochs = proposal.epochs
+        return Job(
+            slot=slot,
+            attempt=attempt,
+            trial_id=trial_id,
+            number=number,
+            proposal=proposal,
+            cost=cost,
+            rungs=(epochs,) if self._halving is None else self._halving.rungs(epochs),
+        )
+
+    def _source(self, job: Job) -> str:
+        return f"{self._record.name} #{job.number}"
+
+    def _end(self, key: MeasurementKey, outcome: Outcome, curve: Mapping[int, float]) -> None:
+        """End the job that was handed out for a measurement, and those that wait for it."""
         first, *sharing = self._running.pop(key)
-        source = f"{self._record.name} #{first.number}"
-        if outcome.accuracy is not None and not outcome.reused_from:
-            self._known[key] = source, outcome
-        shared = replace(outcome, reused_from=source, seconds=0.0)
+        shared = _reused(outcome, outcome.reused_from or self._source(first))
         for job, its_outcome in [(first, outcome), *((job, shared) for job in sharing)]:
-            self._end_job(job, its_outcome)
+            result = self._end_job(job, its_outcome, curve)
+            if result is not None:
+                failed = result.values is None and not result.pruned
+                self._failures = [*self._failures, its_outcome] if failed else []
+                self._on_result(result)
 
-    def _end_job(self, job: Job, outcome: Outcome) -> None:
-        cost = count(job.proposal.architecture)
-        value = None if outcome.accuracy is None else self._objective(outcome.accuracy, cost.macs)
-        self._record.end(job.trial_id, value, outcome)
-        if outcome.reason == "interrupted":
-            return
-        if outcome.reason in LOST and job.attempt < MAX_RETRIES:
-            self._queue.append((job.slot, job.attempt + 1, job.proposal))
-            return
-        result = Result(job=job, outcome=outcome, value=value, macs=cost.macs, params=cost.params)
+    def _end_job(self, job: Job, outcome: Outcome, curve: Mapping[int, float]) -> Result | None:
+        """Write how a job ended; the result, if its slot is not queued again.
+
+        The outcome is on disk before anybody learns of it, and the trial ends after its proposer
+        had its say, for an ended trial takes no more attributes.
+        """
+        self._record.conclude(job.trial_id, outcome, curve)
+        if self._race is not None and outcome.accuracy is None:
+            self._race.forget(job.slot)
+        if _is_open(job, outcome):
+            self._queue_again(job, outcome)
+            self._record.end(job.trial_id, None, outcome, {})
+            return None
+        result = self._result(job, outcome, curve)
         self._finish(result)
-        self._on_result(result)
-        self._failures = [] if value is not None else [*self._failures, outcome]
+        self._proposer.observe(result)
+        self._record.end(job.trial_id, result.values, outcome, self._proposer.state(job.slot))
+        return result
+
+    def _queue_again(self, job: Job, outcome: Outcome) -> None:
+        attempt = job.attempt + (outcome.reason != "interrupted")
+        self._queue.append(_Queued(job.slot, attempt, job.proposal, job.cost))
+
+    def _result(self, job: Job, outcome: Outcome, curve: Mapping[int, float]) -> Result:
+        cost = count(job.proposal.architecture)
+        values = None
+        if outcome.accuracy is not None and not outcome.reason:
+            values = self.objective(outcome.accuracy, job.cost)
+        return Result(
+            job=job,
+            outcome=outcome,
+            values=values,
+            macs=cost.macs,
+            params=cost.params,
+            curve=dict(curve),
+        )
 
     def _finish(self, result: Result) -> None:
         self.results.append(result)
-        self._proposer.observe(result.job.slot, result.value)
+        if result.outcome.reused_from:
+            return
+        key = result.job.proposal.key
+        if result.values is not None:
+            self._known.setdefault(key, (self._source(result.job), result.outcome))
+        elif result.pruned:
+            self._stopped.setdefault(key, result)
 
     def _restore(self) -> int:
         """Read the record; the number of slots that were proposed already."""
         last = {trial.user_attrs["slot"]: trial for trial in self._record.trials()}
-        proposals = {
-            slot: self._proposer.restore(slot, _proposal_of(last[slot])) for slot in sorted(last)
-        }
-        for slot, proposal in proposals.items():
-            self._restore_slot(last[slot], proposal)
+        for slot in sorted(last):
+            self._restore_slot(last[slot])
         return len(last)
 
-    def _restore_slot(self, trial: FrozenTrial, proposal: Proposal) -> None:
-        attempt = trial.user_attrs["attempt"]
-        slot = trial.user_attrs["slot"]
-        value = trial.value if trial.state == TrialState.COMPLETE else None
-        if trial.state == TrialState.RUNNING:
-            outcome, value = self._end_orphan(trial)
+    def _restore_slot(self, trial: FrozenTrial) -> None:
+        proposal, attributes = proposal_of(trial), trial.user_attrs
+        slot = attributes["slot"]
+        queued = _Queued(slot, attributes["attempt"], proposal, cost_of(trial))
+        job = self._job(queued, trial._trial_id, trial.number)
+        ended = "outcome" in attributes
+        orphaned = Outcome(reason="orphaned", detail="The process that ran it died.")
+        outcome = outcome_of(trial) if ended else orphaned
+        curve = trial.intermediate_values if outcome.accuracy is not None else {}
+        if self._race is not None and not outcome.reused_from:
+            self._race.restore(slot, {e: v for e, v in curve.items() if e in job.rungs[:-1]})
+        if trial.state == TrialState.RUNNING:  # its process died, perhaps while it ended the trial
+            proposal = self._proposer.restore(slot, proposal, trial.system_attrs, None)
+            self._end_job(replace(job, proposal=proposal), outcome, curve)
+            return
+        result = None if _is_open(job, outcome) else self._result(job, outcome, curve)
+        proposal = self._proposer.restore(slot, proposal, trial.system_attrs, result)
+        job = replace(job, proposal=proposal)
+        if result is None:
+            self._queue_again(job, outcome)
         else:
-            outcome = outcome_of(trial)
-        if outcome.reason == "interrupted":
-            self._queue.append((slot, attempt, proposal))
-        elif outcome.reason in LOST and attempt < MAX_RETRIES:
-            self._queue.append((slot, attempt + 1, proposal))
-        else:
-            job = Job(
-                slot=slot,
-                attempt=attempt,
-                trial_id=trial._trial_id,
-                number=trial.number,
-                proposal=proposal,
-            )
-            macs, params = trial.user_attrs["macs"], trial.user_attrs["params"]
-            self._finish(Result(job=job, outcome=outcome, value=value, macs=macs, params=params))
-
-    def _end_orphan(self, trial: FrozenTrial) -> tuple[Outcome, float | None]:
-        """End what a dead process left; it may have died between the two writes of an end."""
-        if "outcome" in trial.user_attrs:
-            outcome = outcome_of(trial)
-        else:
-            outcome = Outcome(reason="orphaned", detail="The process that ran it died.")
-        value = None
-        if outcome.accuracy is not None:
-            value = self._objective(outcome.accuracy, trial.user_attrs["macs"])
-        self._record.end(trial._trial_id, value, outcome)
-        return outcome, value
+            self._finish(replace(result, job=job))
 
 
-def known_measurements(database: Path) -> dict[MeasurementKey, tuple[str, Outcome]]:
-    """What the studies of a database have measured: key -> (study and trial, outcome)."""
-    known: dict[MeasurementKey, tuple[str, Outcome]] = {}
-    for record in all_records(database):
-        for trial in record.trials():
-            if trial.state == TrialState.COMPLETE and not outcome_of(trial).reused_from:
-                source = f"{record.name} #{trial.number}"
-                known[_proposal_of(trial).key] = source, outcome_of(trial)
-        record.close()
-    return known
+def _is_open(job: Job, outcome: Outcome) -> bool:
+    """Whether a slot has to be measured again: the attempt came to no end of its own."""
+    lost = outcome.reason in LOST and job.attempt < MAX_RETRIES
+    return lost or outcome.reason == "interrupted"
 
 
-_RESERVED = (
-    *("slot", "attempt", "epochs", "seed", "digest", "architecture", "macs", "params"),
-    *("choices", "outcome"),
-)
-
-
-def _proposal_of(trial: FrozenTrial) -> Proposal:
-    attributes = trial.user_attrs
-    return Proposal(
-        architecture=Architecture.from_json(attributes["architecture"]),
-        epochs=attributes["epochs"],
-        seed=attributes["seed"],
-        params=attributes["choices"],
-        labels={k: v for k, v in attributes.items() if k not in _RESERVED},
-    )
+def _reused(outcome: Outcome, source: str) -> Outcome:
+    return replace(outcome, reused_from=source, seconds=0.0)

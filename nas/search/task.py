@@ -1,6 +1,6 @@
 """What trials are measured on: the user's images, or the user's evaluator.
 
-`nas.run` and `scaling_search.grid` share these options.
+`nas.run`, `nas.proxy` and `scaling_search.grid` share these options.
 """
 
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ class Task:
             "fingerprint": data.fingerprint,
             "images": [len(data.train), len(judged)],
             "flip": self.training.recipe(1).flip,
+            "batch_size": self.training.batch_size,
         }
 
     def describe(self) -> list[str]:
@@ -74,6 +75,7 @@ def load_task(
     store_size: int | None = None,
     num_classes: int | None = None,
     max_images: int | None = None,
+    batch_size: int = 128,
     flip: bool = True,
     device: str = "auto",
 ) -> Task:
@@ -86,6 +88,7 @@ def load_task(
         store_size: Side of the stored images; None: `resolution`.
         num_classes: Classes where there are no images that tell them.
         max_images: Images of the training split to use at most.
+        batch_size: Images of a training step at most.
         flip: Whether training mirrors images; those of `digits` never are.
         device: Where trials train: `auto`, `cpu` or `cuda`.
 
@@ -111,7 +114,9 @@ def load_task(
 
     resolution = resolution or max(MIN_RESOLUTION, min(224, native_size(data)))
     images = load_for_search(data, size=store_size or resolution, limit=max_images)
-    training = ProxyTraining(data=images, flip=flip and mirrors(images), device=device)
+    training = ProxyTraining(
+        data=images, batch_size=batch_size, flip=flip and mirrors(images), device=device
+    )
     return Task(
         evaluator=training,
         training=training,

@@ -1,7 +1,7 @@
 """The evaluator that trains: a short training of each candidate on the user's own images."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from nas.training.augment import at_resolution
 from nas.training.parts import build_network, choose_device
 from nas.training.recipe import Recipe
 from nas.training.score import accuracy
-from nas.training.trainer import fit, seconds_per_image
+from nas.training.trainer import Trainer, seconds_per_image
 from search_spaces.architecture import Architecture
 
 _KEPT = 2
@@ -57,17 +57,33 @@ class ProxyTraining:
             DivergedError: The loss, or a logit, is no finite number.
             torch.OutOfMemoryError: On a GPU, with half the batch too.
         """
+        (final,) = self.stages(architecture, epochs=epochs, seed=seed, rungs=(epochs,))
+        return final
 
-        def measure(batch_size: int) -> float:
-            train, validation = self._splits(architecture.resolution)
+    def stages(
+        self, architecture: Architecture, *, epochs: int, seed: int, rungs: Sequence[int]
+    ) -> Iterator[float]:
+        """Accuracies at `rungs` of the one training of `epochs` that a call makes.
+
+        The rate falls over all of `epochs`, whoever stops listening earlier. Raises as a call
+        does; a GPU whose memory fails after the first rung is not tried with half the batch,
+        which would be another training than the one that was reported.
+        """
+
+        def train(batch_size: int) -> Iterator[float]:
+            training, validation = self._splits(architecture.resolution)
             device = choose_device(self.device)
             recipe = self.recipe(epochs, batch_size=batch_size)
             network = build_network(architecture, seed)
-            trained = fit(network, train, recipe, seed=seed, device=device)
+            trainer = Trainer(network, training, recipe, seed=seed, device=device)
             resolution = architecture.resolution
-            return accuracy(trained, validation, resolution=resolution, device=device)
+            for rung in rungs:
+                trainer.run_until(rung)
+                yield accuracy(
+                    trainer.evaluable(), validation, resolution=resolution, device=device
+                )
 
-        return halve_if_out_of_memory(measure, self.recipe(epochs).batch(len(self.data.train)))
+        return halve_if_out_of_memory(train, self.recipe(epochs).batch(len(self.data.train)))
 
     @property
     def validation(self) -> Split:
@@ -112,13 +128,22 @@ def mirrors(data: ImageData) -> bool:
     return data.name != "digits"
 
 
-def halve_if_out_of_memory(measure: Callable[[int], float], batch_size: int) -> float:
-    """``measure(batch_size)``; if a GPU's memory does not suffice, once more with half of it."""
+def halve_if_out_of_memory(
+    train: Callable[[int], Iterator[float]], batch_size: int
+) -> Iterator[float]:
+    """What ``train(batch_size)`` yields; if a GPU's memory does not suffice for the first of it,
+    what it yields with half of the batch."""
+    first = True
     try:
-        return measure(batch_size)
+        for value in train(batch_size):
+            first = False
+            yield value
+        return
     except torch.OutOfMemoryError:
+        if not first:
+            raise
         half = max(2, batch_size // 2)
         _logger.warning("out of GPU memory with %d images a step; trying %d", batch_size, half)
     # Outside of `except`, whose traceback would keep the failed training's tensors alive.
     torch.cuda.empty_cache()
-    return measure(half)
+    yield from train(half)

@@ -95,6 +95,15 @@ class Trainer:
         self.epoch += 1
         return sum(losses) / len(losses)
 
+    def run_until(self, epoch: int) -> None:
+        """Train until so many epochs are finished.
+
+        Raises:
+            DivergedError: As `run_epoch`.
+        """
+        while self.epoch < epoch:
+            self.run_epoch()
+
     def evaluable(self) -> Network:
         """A copy, in eval mode, of the averaged network (or of the network, without averaging)
         with batch-norm statistics estimated anew by `estimate_norms`."""

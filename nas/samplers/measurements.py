@@ -1,0 +1,137 @@
+"""What a study's trials tell a model: networks, values, and how far a value is to be trusted."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from optuna import Study
+from optuna.trial import TrialState
+
+from nas.samplers.history import Choices, finished
+
+Array = np.ndarray
+
+_ENOUGH = 3
+"""Finished trials that must have passed a step before stopped ones are judged by them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """Networks and their values, by trial."""
+
+    indices: Array
+    """(n, choices)"""
+    values: Array
+    """(n,), of the first objective, as told."""
+    extra_variance: Array
+    """(n,), beyond the noise of a trial that ran to its end, in squared units of the values."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: slice | Array) -> "Measurements":
+        return Measurements(
+            indices=self.indices[rows],
+            values=self.values[rows],
+            extra_variance=self.extra_variance[rows],
+        )
+
+    def over(self, factors: Array, sign: float) -> "Measurements":
+        """With values, times `sign`, divided by a factor of each network, (n,)."""
+        return replace(
+            self,
+            values=sign * self.values / factors,
+            extra_variance=self.extra_variance / factors**2,
+        )
+
+    def with_certain(self, indices: Array, values: Array) -> "Measurements":
+        """With further ones, as if they had been measured."""
+        return Measurements(
+            indices=np.concatenate([self.indices, indices]),
+            values=np.concatenate([self.values, values]),
+            extra_variance=np.concatenate([self.extra_variance, np.zeros(len(values))]),
+        )
+
+    def thinned(self, at_most: int) -> "Measurements":
+        """The later half of so many, and as many evenly from before; never chosen by value,
+        which would keep the lucky ones."""
+        if len(self) <= at_most:
+            return self
+        later = at_most // 2
+        before = np.linspace(0, len(self) - later - 1, at_most - later).astype(int)
+        return self[np.concatenate([before, np.arange(len(self) - later, len(self))])]
+
+
+def measurements(study: Study, choices: Choices) -> Measurements:
+    """What finished trials measured, and what stopped ones would have, by number.
+
+    A PRUNED trial is taken to end where its last report leads at the ratio by which finished
+    trials changed from that step on, with the variance that they show about it; without enough of
+    them it tells nothing.
+    """
+    rows = [(trial.number, trial, trial.values[0], 0.0) for trial in finished(study)]
+    outlook = _outlook(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
+        step = trial.last_step
+        if step is None or step not in outlook:
+            continue
+        value = trial.intermediate_values[step]
+        if np.isfinite(value):
+            final, variance = outlook[step].of(value)
+            rows.append((trial.number, trial, final, variance))
+    rows.sort(key=lambda row: row[0])
+    return Measurements(
+        indices=np.array([choices.encode(trial.params) for _, trial, _, _ in rows]),
+        values=np.array([value for _, _, value, _ in rows]),
+        extra_variance=np.array([variance for _, _, _, variance in rows]),
+    )
+
+
+def networks_of(study: Study, choices: Choices, state: TrialState, *, besides: int = -1) -> Array:
+    """What the trials in a state measure or have tried, one excepted; (n, choices)."""
+    options = {name: own.choices for name, own in choices.distributions.items()}
+    rows = [
+        choices.encode(trial.params)
+        for trial in study.get_trials(deepcopy=False, states=(state,))
+        if trial.number != besides
+        and all(
+            getattr(trial.distributions.get(name), "choices", None) == own
+            for name, own in options.items()
+        )
+    ]
+    return np.array(rows, int).reshape(-1, len(choices.names))
+
+
+@dataclass(frozen=True)
+class _Outlook:
+    """How reports at a step lead to final values."""
+
+    ratio: float
+    shift: float
+    variance: float
+    """About it."""
+
+    def of(self, value: float) -> tuple[float, float]:
+        """The final value of a trial that stopped with `value`, and its variance."""
+        return value * self.ratio + self.shift, self.variance
+
+
+def _outlook(study: Study) -> Mapping[int, _Outlook]:
+    """By step: final over reported values, in the mean; their difference where signs vary."""
+    passed: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for trial in finished(study):
+        for step, value in trial.intermediate_values.items():
+            if np.isfinite(value):
+                passed[step].append((value, trial.values[0]))
+    outlook = {}
+    for step, pairs in passed.items():
+        if len(pairs) < _ENOUGH:
+            continue
+        reported, final = np.array(pairs).T
+        if np.min(pairs) < 0 < np.max(pairs) or not reported.any():
+            ratio, shift = 1.0, float(final.mean() - reported.mean())
+        else:
+            ratio, shift = float(final.mean() / reported.mean()), 0.0
+        outlook[step] = _Outlook(ratio, shift, float(np.var(final - ratio * reported)))
+    return outlook

@@ -1,0 +1,272 @@
+"""A search made definite: space, cost and target, what binds the run, and how long it takes."""
+
+import json
+import random
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from nas.cli import UserError, format_duration, format_number
+from nas.cores import limit_threads, num_cores
+from nas.search.metrics import METRICS, Metric
+from nas.search.objective import Objective, ParetoObjective, RewardObjective
+from nas.search.reward import DEFAULT_W, Reward
+from nas.search.space import load_space
+from search_spaces.architecture import Architecture
+from search_spaces.spaces import FactorizedSpace, Space, default_target_macs, sample
+
+if TYPE_CHECKING:
+    from nas.run import Settings
+    from nas.search.finalists import Selection
+    from nas.search.halving import Halving
+    from nas.search.task import Task
+    from nas.search.workers import Workers
+
+PARETO_STRATEGIES = ("nsga2", "guided")
+"""Those of ours that optimise accuracy and cost at once."""
+
+_TYPICAL_SAMPLE = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Settings, made definite by what they name."""
+
+    settings: "Settings"
+    task: "Task"
+    space: Space
+    space_macs: float
+    """Multiply-adds that the space lies around."""
+    objective: Objective
+    target: float
+    """T, in the unit of the cost."""
+    workers: "Workers"
+
+    @property
+    def metric(self) -> Metric:
+        return self.objective.metric
+
+    @property
+    def halving(self) -> "Halving | None":
+        """When trials are stopped early, if they are."""
+        from nas.search.halving import Halving
+
+        settings = self.settings
+        if not settings.halving:
+            return None
+        return Halving(min_epochs=settings.min_epochs, reduction=settings.reduction)
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must not change when the run goes on."""
+        settings, metric = self.settings, self.metric
+        conditions = {
+            "command": "nas.run",
+            "space": settings.space,
+            "choices": f"{crc32(repr(self.space.choices).encode()):08x}",
+            "resolution": self.task.resolution,
+            "num_classes": self.task.num_classes,
+            "target_macs": self.space_macs,
+            "cost": metric.name,
+            "pareto": settings.pareto,
+            "strategy": settings.strategy,
+            "epochs": settings.epochs,
+            "halving": [settings.min_epochs, settings.reduction] if settings.halving else False,
+            "seed": settings.seed,
+            **self.task.conditions,
+        }
+        if not settings.pareto:
+            conditions |= {"w": settings.w, "hard": settings.hard}
+            if metric.name != "macs":
+                conditions["target_cost"] = self.target
+        if metric.conditions:
+            conditions[metric.name] = dict(metric.conditions)
+        return conditions
+
+    @property
+    def selection(self) -> "Selection":
+        """How the baseline is chosen."""
+        from nas.search.finalists import BestReward, WithinBudget
+
+        if not isinstance(self.objective, ParetoObjective):
+            return BestReward()
+        is_given = self.settings.target is not None
+        return WithinBudget(objective=self.objective, target=self.target, is_given=is_given)
+
+    def describe(self) -> list[str]:
+        """What is about to happen, and how long it takes: lines for terminal and report."""
+        settings, space = self.settings, self.space
+        width = f"base width {space.base_width:g} · " if isinstance(space, FactorizedSpace) else ""
+        halving = f" ({self.halving.describe(settings.epochs)})" if self.halving else ""
+        return [
+            *self.task.describe(),
+            f"space   {space.name} · {len(space.choices)} choices · {width}"
+            f"{self.task.resolution} px",
+            self._target_line(),
+            f"plan    {settings.trials} trials x {settings.epochs} epochs{halving} by "
+            f"{settings.strategy}, {self.workers.describe()} · {self._estimate()}",
+            *self._remarks(),
+        ]
+
+    def _target_line(self) -> str:
+        target = f"T = {format_number(self.target)} {self.metric.describe()}"
+        if not isinstance(self.objective, RewardObjective):
+            return f"target  front of accuracy against cost; the baseline is picked at {target}"
+        reward = self.objective.reward
+        return f"target  {target}, {'hard' if reward.hard else f'w = {reward.w:g}'}"
+
+    def _remarks(self) -> Iterator[str]:
+        workers, cores = self.workers, num_cores()
+        alone = workers.in_process and not workers.gpus_per_trial
+        if alone and self.task.training and cores > 1:
+            yield (
+                f"hint    1 of {cores} cores is used: --workers {cores} runs that many trials at a "
+                "time"
+            )
+        if self.metric.name == "latency" and not workers.in_process:
+            yield (
+                "note    latency is measured while other trials run on this machine, and is less "
+                "certain for it; --workers 1 measures in peace"
+            )
+
+    def _estimate(self) -> str:
+        """Time for everything, from a few timed training steps of a typical network."""
+        settings, workers = self.settings, self.workers
+        limit_threads(workers.threads)
+        seconds = self.task.seconds_per_epoch(_typical_network(self.space))
+        if seconds is None:
+            return "time known after the first trials"
+        seconds *= 1.1  # validation and start of a trial
+        epochs = float(settings.epochs)
+        if self.halving is not None:
+            epochs = expected_epochs(self.halving, settings.epochs)
+        proxies = seconds * epochs * settings.trials / workers.count
+        if settings.finalists == 0:
+            return f"about {format_duration(proxies)}"
+        searches = 1 if settings.strategy == "random" else 2
+        jobs = settings.finalist_seeds * (searches * settings.finalists + 1)
+        finals = seconds * settings.epochs_of_finalists * jobs / workers.count
+        control = 0.0 if settings.strategy == "random" else proxies
+        return (
+            f"about {format_duration(proxies + control + finals)} (search "
+            f"{format_duration(proxies)}, random search {format_duration(control)}, finalists "
+            f"{format_duration(finals)})"
+        )
+
+
+def prepare(settings: "Settings") -> Plan:
+    """Load what the settings name.
+
+    Raises:
+        ValueError: The settings contradict one another or the run folder, or what they name
+            cannot be used.
+    """
+    _check_flags(settings)
+    Reward(1.0, settings.w, settings.hard)  # refuses an exponent before anything is loaded
+    workers = settings.where()
+    task = settings.load_task(
+        workers, resolution=settings.resolution, num_classes=settings.num_classes
+    )
+    space_macs = _space_macs(settings, task)
+    space = load_space(
+        settings.space,
+        resolution=task.resolution,
+        num_classes=task.num_classes,
+        target_macs=space_macs,
+    )
+    metric = _metric(settings, workers)
+    target = settings.target
+    if target is None:
+        target = space_macs if metric.name == "macs" else _typical_cost(space, metric)
+    objective: Objective = ParetoObjective(metric)
+    if not settings.pareto:
+        objective = RewardObjective(Reward(target, settings.w, settings.hard), metric)
+    return Plan(
+        settings=settings,
+        task=task,
+        space=space,
+        space_macs=space_macs,
+        objective=objective,
+        target=target,
+        workers=workers,
+    )
+
+
+def expected_epochs(halving: "Halving", epochs: int) -> float:
+    """Epochs that a trial takes on average, if just the share that should passes each rung."""
+    expected, share, before = 0.0, 1.0, 0
+    for rung in halving.rungs(epochs):
+        expected += share * (rung - before)
+        share, before = share / halving.reduction, rung
+    return expected
+
+
+def _check_flags(settings: "Settings") -> None:
+    from nas.search.strategies import STRATEGIES, load_strategy
+
+    name = settings.strategy
+    load_strategy(name)
+    if settings.pareto and name in STRATEGIES and name not in PARETO_STRATEGIES:
+        raise UserError(
+            f"`--strategy {name}` optimises one number, the reward. For --pareto choose one of "
+            f"{', '.join(PARETO_STRATEGIES)}, or leave --pareto out."
+        )
+    if settings.pareto and settings.halving:
+        raise UserError(
+            "`--halving` compares trials by one number, and `--pareto` has two. Leave one out."
+        )
+    if settings.pareto and (settings.hard or settings.w != DEFAULT_W):
+        raise UserError("`--pareto` has no reward: leave out `--w` and `--hard`.")
+    if settings.cost == "macs" and settings.target_cost is not None:
+        raise UserError("`--cost macs` has its target in `--target-flops`, not `--target-cost`.")
+    for flag in ("target_flops", "target_cost"):
+        value = getattr(settings, flag)
+        if value is not None and not value > 0:
+            raise UserError(f"`--{flag.replace('_', '-')}` must be positive, but got {value:g}.")
+
+
+def _space_macs(settings: "Settings", task: "Task") -> float:
+    """Multiply-adds that the space lies around.
+
+    A front's space stays what the first command made it, whatever target a later one picks at.
+    """
+    asked = settings.target_flops
+    if settings.pareto and (asked is None or settings.cost == "macs"):
+        try:
+            config = (settings.run_dir / "config.json").read_text(encoding="utf-8")
+            return float(json.loads(config)["conditions"]["target_macs"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # a fresh folder, or one that `RunFolder.bind` refuses
+    return default_target_macs(task.resolution, task.num_classes) if asked is None else asked
+
+
+def _metric(settings: "Settings", workers: "Workers") -> Metric:
+    if settings.cost != "latency":
+        return METRICS[settings.cost]
+    from nas.search.latency import Latency
+
+    return Latency(
+        file=settings.run_dir / "latency.json",
+        device="cuda" if workers.gpus_per_trial else "cpu",
+        batch_size=settings.latency_batch,
+        threads=workers.threads,
+        writes=not settings.dry_run,
+    )
+
+
+def _typical(space: Space) -> list[Architecture]:
+    """A fixed sample of the space."""
+    rng = random.Random(0)
+    return [space.decode(sample(space, rng)) for _ in range(_TYPICAL_SAMPLE)]
+
+
+def _typical_network(space: Space) -> Architecture:
+    """The one of median multiply-adds."""
+    return sorted(_typical(space), key=METRICS["macs"])[_TYPICAL_SAMPLE // 2]
+
+
+def _typical_cost(space: Space, metric: Metric) -> float:
+    """The median, to two digits."""
+    return float(f"{statistics.median(map(metric, _typical(space))):.1e}")

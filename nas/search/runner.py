@@ -1,0 +1,90 @@
+"""Runs the studies of a run folder, one after another; what one measured, the next need not."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas.search.attributes import known_measurements
+from nas.search.console import TrialLines
+from nas.search.evaluate import Evaluator
+from nas.search.execution import execute
+from nas.search.halving import Halving
+from nas.search.objective import Objective
+from nas.search.proposers import FixedProposer
+from nas.search.record import Record
+from nas.search.study import Study
+from nas.search.trial import Proposal, Proposer
+from nas.search.workers import Workers
+
+
+class TrialRunner:
+    """Runs named studies of one database with one evaluator; measurements are shared.
+
+    Args:
+        database: The SQLite file.
+        evaluator: What measures a network.
+        objective: What the studies optimise.
+        workers: How many trials at a time, and with what.
+        probe: Whether the evaluator may be so cheap that workers gain nothing.
+        describe: What a trial is called in its line, from its labels.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        evaluator: Evaluator,
+        objective: Objective,
+        workers: Workers,
+        *,
+        probe: bool = False,
+        describe: Callable[[Mapping[str, Any]], str] = lambda labels: "",
+    ) -> None:
+        self._database, self._evaluator, self._objective = database, evaluator, objective
+        self._workers, self._probe, self._describe = workers, probe, describe
+        self._known = known_measurements(database)
+
+    def run(
+        self,
+        name: str,
+        proposer: Proposer,
+        num_trials: int,
+        *,
+        halving: Halving | None = None,
+    ) -> Study:
+        """Run a study to its end; it goes on where an earlier process stopped.
+
+        Args:
+            name: Of the study in the database.
+            proposer: Fills its trials.
+            num_trials: How many.
+            halving: Stops trials early; None: all train to the end.
+
+        Raises:
+            UserError: Too many trials failed, or the workers cannot be had.
+            KeyboardInterrupt: What is finished is kept.
+        """
+        record = Record(self._database, name, directions=self._objective.directions)
+        try:
+            lines = TrialLines(self._objective, self._describe)
+            study = Study(
+                record,
+                proposer,
+                self._objective,
+                num_trials,
+                halving=halving,
+                known=self._known,
+                on_result=lines,
+            )
+            lines.follow(study)
+            if 0 < study.num_finished < num_trials:
+                print(f"resume  {name}: {study.num_finished} of {num_trials} trials are finished")
+            execute(study, self._evaluator, self._workers, probe=self._probe)
+            return study
+        finally:
+            record.close()
+
+    def run_all(self, name: str, proposals: Sequence[Proposal]) -> Study:
+        """Run a fixed list; another list under the same name is another study."""
+        keys = hashlib.sha256(repr([p.key for p in proposals]).encode()).hexdigest()[:8]
+        return self.run(f"{name}-{keys}", FixedProposer(list(proposals)), len(proposals))

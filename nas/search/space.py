@@ -1,0 +1,20 @@
+"""The search space that a flag names."""
+
+from nas.cli import UserError
+from nas.search.evaluate import load_object
+from search_spaces.spaces import SPACES, Space
+
+
+def load_space(name: str, *, resolution: int, num_classes: int, target_macs: float) -> Space:
+    """A space of ours by name, or the user's as ``my_module:function``.
+
+    Raises:
+        UserError: Neither.
+        ValueError: The space cannot be brought near the target.
+    """
+    if name not in SPACES and ":" not in name:
+        raise UserError(
+            f"`--space` must be one of {', '.join(SPACES)}, or my_module:function; got {name!r}."
+        )
+    factory = SPACES.get(name) or load_object(name, "--space")
+    return factory(resolution=resolution, num_classes=num_classes, target_macs=target_macs)

@@ -1,0 +1,427 @@
+"""The model-guided sampler: what it answers with, and that its answer follows what it is told."""
+
+import itertools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna import Study
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+
+from nas.samplers.belief import Belief, undominated
+from nas.samplers.features import Features
+from nas.samplers.guided import GuidedSettings, ModelGuidedSampler
+from nas.samplers.history import Choices
+from nas.samplers.surrogate import Surrogate, parts_for
+from tests.sampling import (
+    EASY,
+    PLANTED,
+    SIX,
+    Direction,
+    Options,
+    Params,
+    add,
+    ask,
+    distributions,
+    hits,
+    new_study,
+    resumed,
+    search,
+    uneven,
+)
+
+SHORT = GuidedSettings(startup_trials=8, greedy_trials=16)
+BLOCKS: Options = {
+    f"block{i}.{name}": options
+    for i in (1, 2, 3)
+    for name, options in {"op": ("conv", "mbconv"), "kernel": (3, 5), "width": (8, 16, 32)}.items()
+}
+FEW: Options = {"block1.width": (8, 16, 32, 64), "block2.width": (8, 16, 32), "kernel": (3, 5, 7)}
+
+
+def _noisy(objective: Callable[[Params], float], sigma: float, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    return lambda params: objective(params) + sigma * rng.standard_normal()
+
+
+def _cost(params: Mapping[str, Any]) -> float:
+    """Of networks of `BLOCKS` or `FEW`; hardly two of the latter cost the same."""
+    widths = [value for name, value in params.items() if "width" in name]
+    kernels = [value**2 for name, value in params.items() if "kernel" in name]
+    wide = sum((1.1 + 0.07 * i) * width for i, width in enumerate(widths))
+    return wide * (10 + sum(kernels)) * (1 + 0.5 * [*params.values()].count("conv"))
+
+
+def _costs(networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([[_cost(network), 1 + uneven(dict(network))] for network in networks])
+
+
+def _accuracy(params: Mapping[str, Any]) -> float:
+    """Grows with the cost, and with some choices beside it."""
+    bonus = sum(value in ("mbconv", 5) for value in params.values())
+    return 0.3 + 0.08 * float(np.log(_cost(params))) + 0.02 * bonus
+
+
+def _all(options: Options) -> list[Params]:
+    return [
+        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
+    ]
+
+
+def _two(seed: int = 0, settings: GuidedSettings = SHORT) -> Study:
+    sampler = ModelGuidedSampler(costs=_costs, settings=settings, seed=seed)
+    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+
+def _sampler(study: Study) -> ModelGuidedSampler:
+    assert isinstance(study.sampler, ModelGuidedSampler)
+    return study.sampler
+
+
+def test_the_answer_is_the_planted_optimum_not_the_luckiest_network() -> None:
+    believed, observed = [], []
+    for seed in range(4):
+        study = new_study(ModelGuidedSampler(seed=seed))
+        search(study, EASY, _noisy(hits, 1.5, seed), 90)
+        believed.append(hits(_sampler(study).recommend(study, 1)[0]))
+        observed.append(hits(study.best_params))
+    assert statistics.mean(believed) > statistics.mean(observed)
+    assert statistics.median(believed) == 8
+
+
+def test_recommendations_are_distinct_valid_and_the_same_after_a_restart() -> None:
+    study = new_study(ModelGuidedSampler(seed=3))
+    search(study, EASY, _noisy(hits, 0.5, 0), 40)
+    networks = _sampler(study).recommend(study, 12)
+    assert len({repr(network) for network in networks}) == 12
+    assert all(network.keys() == EASY.keys() for network in networks)
+    assert hits(networks[0]) >= hits(networks[-1])
+    assert networks[:5] == _sampler(study).recommend(study, 5)
+    fresh = resumed(study, ModelGuidedSampler(seed=3), 40)
+    assert networks == _sampler(fresh).recommend(fresh, 12)
+    assert _sampler(study).recommend(study, 0) == []
+
+
+def test_minimising_recommends_the_least() -> None:
+    study = new_study(ModelGuidedSampler(), "minimize")
+    search(study, EASY, lambda params: 3 - hits(params), 60)
+    assert _sampler(study).recommend(study, 1) == [PLANTED]
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+def test_before_enough_trials_finished_there_is_no_belief(directions: list[Direction]) -> None:
+    sampler = ModelGuidedSampler(costs=_costs, settings=SHORT)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    assert sampler.recommend(study, 5) == []
+    for i in range(10):
+        trial = study.ask(dict(distributions(FEW)))
+        if i % 5 == 0:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            assert sampler.recommend(study, 5) == []
+            study.tell(trial, [_accuracy(trial.params), _cost(trial.params)][: len(directions)])
+    assert sampler.recommend(study, 5)
+
+
+@pytest.mark.parametrize("options", [SIX, {"kernel": (3,)}, {"kernel": (3, 5)}])
+def test_small_spaces_are_recommended_whole(options: Options) -> None:
+    study = new_study(ModelGuidedSampler(costs=lambda n: np.ones((len(n), 1)), settings=SHORT))
+    search(study, options, uneven, 24)
+    networks = _sampler(study).recommend(study, 100)
+    assert sorted(map(repr, networks)) == sorted(map(repr, _all(_by_name(options))))
+    assert [uneven(n) for n in networks] == sorted(map(uneven, networks), reverse=True)
+
+
+def _by_name(options: Options) -> Options:
+    return dict(sorted(options.items()))
+
+
+def test_the_budget_of_the_discount_moves_the_answer() -> None:
+    def answer(target: float) -> Params:
+        def discount(costs: np.ndarray) -> np.ndarray:
+            return np.minimum(1, target / costs)
+
+        study = new_study(ModelGuidedSampler(costs=_costs, discount=discount, settings=SHORT))
+        noisy = _noisy(_accuracy, 0.01, 0)
+        search(study, BLOCKS, lambda p: noisy(p) * float(discount(np.array([_cost(p)]))[0]), 60)
+        return _sampler(study).recommend(study, 1)[0]
+
+    for target in (1500, 4000, 9000):
+        network = answer(target)
+        within = [p for p in _all(BLOCKS) if _cost(p) <= target]
+        assert _cost(network) <= 1.02 * target
+        assert _accuracy(network) > max(map(_accuracy, within)) - 0.03
+
+
+def test_accuracy_is_learnt_from_cost_too() -> None:
+    """Where it is nothing but a function of cost, which the choices alone tell slowly."""
+
+    def error(sampler: ModelGuidedSampler) -> float:
+        study = new_study(sampler)
+        rng = np.random.default_rng(0)
+        networks = [_all(BLOCKS)[i] for i in rng.permutation(12**3)[:40]]
+        for network in networks:
+            add(study, BLOCKS, network, value=-abs(float(np.log(_cost(network) / 6000))))
+        return abs(float(np.log(_cost(sampler.recommend(study, 1)[0]) / 6000)))
+
+    assert error(ModelGuidedSampler(costs=_costs)) < 0.01
+    assert error(ModelGuidedSampler()) > 0.05
+
+
+def test_two_objectives_give_the_front_that_brute_force_finds() -> None:
+    study = _two()
+    for _ in range(24):
+        trial = study.ask(dict(distributions(FEW)))
+        study.tell(trial, [_accuracy(trial.params), _cost(trial.params)])
+    networks = _sampler(study).recommend(study, 40)
+    front = {repr(dict(sorted(network.items()))) for network in _front(_all(FEW))}
+    assert {repr(network) for network in networks} <= front
+    assert len(networks) > 0.7 * len(front)
+    costs = [_cost(network) for network in networks]
+    assert costs == sorted(set(costs))
+    assert len(_sampler(study).recommend(study, 3)) <= 3
+
+
+def _front(networks: list[Params]) -> list[Params]:
+    """Those that none beats in both."""
+    points = [(_accuracy(network), _cost(network)) for network in networks]
+    return [
+        network
+        for network, (accuracy, cost) in zip(networks, points, strict=True)
+        if not any(a >= accuracy and c <= cost and (a, c) != (accuracy, cost) for a, c in points)
+    ]
+
+
+def test_of_all_networks_the_undominated_are_the_front() -> None:
+    choices = Choices(distributions(FEW))
+    features = Features(choices, _costs)
+    indices = np.array([choices.encode(network) for network in _all(FEW)])
+    networks, values = features(indices), np.array([_accuracy(n) for n in _all(FEW)])
+    parts, certain = parts_for(networks), np.zeros(len(values))
+    scales = np.array([1.0] * len(parts) + [1e-9])
+    belief = Belief(
+        features=features,
+        surrogate=Surrogate(parts, scales, networks, values, certain),
+        measured=indices,
+        factor=lambda costs: np.ones(len(costs)),
+    )
+    twice = [tuple(row) for row in np.concatenate([indices[::-1], indices]).tolist()]
+    found = [choices.decode(row) for row in undominated(belief, twice)]
+    assert found == sorted(_front(_all(FEW)), key=_cost)
+
+
+def test_two_objectives_work_with_accuracies_below_zero_too() -> None:
+    """Negative losses, say: over budget must not pay."""
+
+    def recommended(shift: float) -> set[str]:
+        study = _two()
+        for network in _all(FEW)[::2]:
+            study.add_trial(
+                create_trial(
+                    params=network,
+                    distributions=dict(distributions(FEW)),
+                    values=[_accuracy(network) - shift, _cost(network)],
+                )
+            )
+        return {repr(network) for network in _sampler(study).recommend(study, 40)}
+
+    front = {repr(dict(sorted(network.items()))) for network in _front(_all(FEW))}
+    assert len(recommended(5.0) & front) > 0.7 * len(front)
+
+
+@pytest.mark.parametrize("finished", [4, 12, 30])
+@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
+def test_eight_asked_in_parallel_differ(finished: int, directions: list[Direction]) -> None:
+    """While it starts, climbs and draws."""
+    sampler = ModelGuidedSampler(costs=_costs, settings=SHORT)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for _ in range(finished):
+        trial = study.ask(dict(distributions(BLOCKS)))
+        study.tell(trial, [_accuracy(trial.params), _cost(trial.params)][: len(directions)])
+    assert len({repr(ask(study, BLOCKS)) for _ in range(8)}) == 8
+
+
+@pytest.mark.parametrize("greedy_trials", [5, 100])
+def test_a_network_that_failed_is_not_tried_again(greedy_trials: int) -> None:
+    settings = GuidedSettings(startup_trials=5, greedy_trials=greedy_trials)
+    study = new_study(ModelGuidedSampler(settings=settings))
+    tried = []
+    for i in range(30):
+        trial = study.ask(dict(distributions(EASY)))
+        tried.append(repr(trial.params))
+        if i % 2:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, hits(trial.params))
+    assert len(set(tried)) == 30
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_a_network_that_failed_is_not_recommended(objectives: int) -> None:
+    """However good its neighbours make it look: it would fail again."""
+    study = _two() if objectives == 2 else new_study(ModelGuidedSampler(settings=SHORT))
+    for network in _all(FEW)[:-1]:
+        values = [_accuracy(network), _cost(network)][:objectives]
+        study.add_trial(
+            create_trial(params=network, distributions=dict(distributions(FEW)), values=values)
+        )
+    largest = dict(sorted(_all(FEW)[-1].items()))
+    assert largest in _sampler(study).recommend(study, 40)
+    add(study, FEW, largest, TrialState.FAIL)
+    networks = _sampler(study).recommend(study, 40)
+    assert networks
+    assert largest not in networks
+
+
+def test_networks_come_again_when_all_have_failed() -> None:
+    study = new_study(ModelGuidedSampler())
+    for _ in range(20):
+        study.tell(study.ask(dict(distributions(SIX))), state=TrialState.FAIL)
+    assert ask(study, SIX).keys() == SIX.keys()
+
+
+def test_stopped_trials_teach() -> None:
+    """With them the best of the choices that only they tried is known to be bad, or good."""
+
+    def best(reported: float) -> Params:
+        study = new_study(ModelGuidedSampler(settings=SHORT))
+        space = distributions(EASY)
+        for network in _drawn(20):
+            study.add_trial(
+                create_trial(
+                    params={**network, "choice0": 3},
+                    distributions=dict(space),
+                    value=0.5,
+                    intermediate_values={1: 0.25},
+                )
+            )
+        for network in _drawn(20):
+            study.add_trial(
+                create_trial(
+                    state=TrialState.PRUNED,
+                    params={**network, "choice0": 9},
+                    distributions=dict(space),
+                    intermediate_values={1: reported},
+                )
+            )
+        return _sampler(study).recommend(study, 1)[0]
+
+    assert best(0.1)["choice0"] != 9
+    assert best(0.4)["choice0"] == 9
+
+
+def _drawn(number: int) -> list[Params]:
+    rng = np.random.default_rng(0)
+    return [
+        {name: options[int(rng.integers(len(options)))] for name, options in EASY.items()}
+        for _ in range(number)
+    ]
+
+
+def test_one_sampler_keeps_two_spaces_apart() -> None:
+    """Equal in everything but the options' meaning: as many choices, the same draws and values."""
+    named: Options = {name: tuple(map(str, options)) for name, options in EASY.items()}
+
+    def searched(sampler: ModelGuidedSampler, options: Options) -> list[Params]:
+        study = new_study(sampler)
+        for network, value in zip(_drawn(20), np.sin(np.arange(20)), strict=True):
+            same = {k: options[k][EASY[k].index(v)] for k, v in network.items()}
+            add(study, options, same, value=float(value))
+        return [ask(study, options) for _ in range(3)]
+
+    sampler = ModelGuidedSampler(settings=SHORT)
+    searched(sampler, EASY)
+    assert searched(sampler, named) == searched(ModelGuidedSampler(settings=SHORT), named)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e-300, 1e12])
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
+def test_a_search_whose_values_are_all_alike_goes_on(
+    value: float, directions: list[Direction]
+) -> None:
+    sampler = ModelGuidedSampler(costs=_costs, settings=SHORT)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    for _ in range(20):
+        trial = study.ask(dict(distributions(FEW)))
+        study.tell(trial, [value, _cost(trial.params)][: len(directions)])
+    assert sampler.recommend(study, 3)
+
+
+@pytest.mark.parametrize(
+    ("directions", "message"),
+    [
+        (["minimize", "maximize"], r"cost to minimise; the study has \['minimize', 'maximize'\]"),
+        (["maximize", "maximize"], r"one objective, or accuracy to maximise and cost"),
+        (["maximize", "minimize", "minimize"], r"'minimize', 'minimize'\]"),
+    ],
+)
+def test_objectives_that_it_cannot_follow_are_refused(
+    directions: list[Direction], message: str
+) -> None:
+    sampler = ModelGuidedSampler(costs=_costs)
+    study = optuna.create_study(directions=directions, sampler=sampler)
+    with pytest.raises(ValueError, match=message):
+        ask(study, FEW)
+    with pytest.raises(ValueError, match=message):
+        sampler.recommend(study, 1)
+
+
+def test_two_objectives_without_costs_are_refused() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=ModelGuidedSampler())
+    with pytest.raises(ValueError, match="needs `costs` for accuracy against cost"):
+        ask(study, FEW)
+
+
+def test_a_discount_without_costs_is_refused() -> None:
+    with pytest.raises(ValueError, match="`discount` is a function of the first of `costs`"):
+        ModelGuidedSampler(discount=np.ones_like)
+
+
+def test_a_start_from_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`startup_trials` must be at least 1.*; got 0"):
+        GuidedSettings(startup_trials=0)
+
+
+@pytest.mark.parametrize(
+    "discount",
+    [
+        lambda costs: costs[:3],
+        lambda costs: 1.0,
+        lambda costs: 0 * costs,
+        lambda costs: -costs,
+        lambda costs: np.nan * costs,
+    ],
+)
+def test_what_is_no_discount_is_refused(discount: Any) -> None:
+    study = new_study(ModelGuidedSampler(costs=_costs, discount=discount, settings=SHORT))
+    search(study, FEW, _accuracy, 8)
+    with pytest.raises(ValueError, match="`discount` must give 8 positive and finite numbers"):
+        ask(study, FEW)
+
+
+def test_what_are_no_costs_is_refused() -> None:
+    study = new_study(
+        ModelGuidedSampler(costs=lambda networks: np.zeros((len(networks), 2)), settings=SHORT)
+    )
+    search(study, FEW, _accuracy, 8)
+    with pytest.raises(ValueError, match="`costs` must be positive and finite"):
+        ask(study, FEW)
+
+
+def test_parameters_that_are_no_choices_are_left_to_chance() -> None:
+    study = new_study(ModelGuidedSampler(settings=SHORT))
+    for _ in range(12):
+        trial = study.ask(
+            {
+                "kernel": CategoricalDistribution((3, 5)),
+                "rate": optuna.distributions.FloatDistribution(0, 1),
+            }
+        )
+        study.tell(trial, trial.params["rate"])
+    recommended = _sampler(study).recommend(study, 2)
+    assert sorted(network["kernel"] for network in recommended) == [3, 5]
+    assert len({trial.params["rate"] for trial in study.trials}) == 12

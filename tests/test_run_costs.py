@@ -1,0 +1,134 @@
+"""`python -m nas.run` with other costs than multiply-adds, without a reward, and with halving."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from nas import run
+from search_spaces.cost import count
+from search_spaces.zoo import load_architecture
+
+TOY = ["--evaluator", "tests.searching:large_kernels", "--finalists", "0"]
+
+
+def _main(folder: Path, *flags: str) -> int:
+    return run.main([*TOY, "--run-dir", str(folder), *flags])
+
+
+def _table(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "trials.csv", keep_default_na=False).sort_values("number")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search for a front at the first target, with finalists."""
+    folder = tmp_path_factory.mktemp("front")
+    assert _front(folder, "--target-flops", "400M") == 0
+    return folder
+
+
+def _front(folder: Path, *flags: str) -> int:
+    evaluator = ["--evaluator", "tests.searching:accuracy", "--epochs", "2", "--trials", "12"]
+    finalists = ["--finalists", "2", "--finalist-seeds", "2"]
+    pareto = ["--pareto", "--strategy", "nsga2", "--run-dir", str(folder)]
+    return run.main([*evaluator, *finalists, *pareto, *flags])
+
+
+def test_a_front_is_left_in_files(front: Path) -> None:
+    names = {path.name for path in front.iterdir() if not path.name.startswith(".")}
+    assert {"pareto.csv", "pareto.png", "report.md", "baseline.json", "random.csv"} <= names
+    table = pd.read_csv(front / "pareto.csv")
+    assert table.cost.is_monotonic_increasing
+    assert table[table.on_front].accuracy.is_monotonic_increasing
+    assert table.baseline.sum() == 1
+    trials = pd.read_csv(front / "trials.csv")
+    assert "reward" not in trials.columns
+    assert list(trials.cost) == list(trials.macs)
+    conditions = _config(front)["conditions"]
+    assert conditions["pareto"] is True
+    assert "w" not in conditions
+    report = (front / "report.md").read_text()
+    for words in ("## Accuracy against multiply-adds", "reference point accuracy 0", "<- baseline"):
+        assert words in report
+
+
+def test_a_baseline_is_picked_from_a_front_by_another_target(
+    front: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "front"
+    shutil.copytree(front, folder)
+    before = (folder / "trials.csv").read_bytes()
+    costs = pd.read_csv(folder / "pareto.csv").query("on_front").cost
+    assert len(costs) > 2
+    target = int(costs.iloc[1]) + 1
+    assert _front(folder, "--target-flops", str(target)) == 0
+    assert count(load_architecture(folder / "baseline.json")).macs <= target
+    assert (folder / "trials.csv").read_bytes() == before
+    assert _config(folder)["conditions"]["target_macs"] == 400e6
+
+    assert _front(folder) == 0  # no target: what the folder was made with
+    capsys.readouterr()
+    assert _front(folder, "--target-flops", "1M") == 2
+    error = capsys.readouterr().err
+    assert "`--target-flops` asks for at most 1M, but the cheapest network on the front" in error
+
+
+@pytest.mark.parametrize("cost", ["params", "activations"])
+def test_another_cost_has_its_own_target(
+    cost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(tmp_path / "a", "--trials", "3", "--cost", cost, "--target-cost", "2M") == 0
+    assert "T = 2M" in capsys.readouterr().out
+    table = _table(tmp_path / "a")
+    if cost == "params":
+        assert list(table.cost) == list(table.params)
+    expected = table.accuracy * (table.cost / 2e6) ** -0.07
+    assert table.reward.to_numpy(float) == pytest.approx(expected.to_numpy(float))
+    assert _config(tmp_path / "a")["conditions"]["target_cost"] == 2e6
+
+    assert _main(tmp_path / "b", "--trials", "3", "--cost", cost) == 0
+    typical = _config(tmp_path / "b")["conditions"]["target_cost"]
+    assert table.cost.min() / 2 < typical < table.cost.max() * 2
+    assert _main(tmp_path / "b", "--cost", cost, "--target-cost", "2M") == 2
+    assert f"target_cost was {typical}, now 2000000.0" in capsys.readouterr().err
+
+
+def test_latency_is_measured_once_and_bound_to_its_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--space", "tests.searching:small_space", "--cost", "latency"]
+    assert _main(tmp_path / "run", *flags, "--dry-run") == 0
+    assert not (tmp_path / "run").exists()
+    assert _main(tmp_path / "run", *flags, "--trials", "5") == 0
+    remembered = (tmp_path / "run/latency.json").read_bytes()
+    known = json.loads(remembered)
+    table = _table(tmp_path / "run")
+    assert [known["ms"][digest] for digest in table.digest] == list(table.cost)
+    assert _config(tmp_path / "run")["conditions"]["latency"] == known["conditions"]
+
+    assert _main(tmp_path / "run", *flags, "--trials", "6") == 0
+    again = json.loads((tmp_path / "run/latency.json").read_bytes())
+    assert again["ms"].items() >= known["ms"].items()
+    capsys.readouterr()
+    assert _main(tmp_path / "run", *flags, "--latency-batch", "2") == 2
+    assert "batch_size was 1, now 2" in capsys.readouterr().err
+
+
+def test_halving_tells_what_it_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--evaluator", "tests.searching:accuracy", "--halving", "--epochs", "9"]
+    assert _main(tmp_path, *flags, "--trials", "9") == 0
+    output = capsys.readouterr().out
+    assert "9 epochs (stopped after 1, 3 of 9 epochs unless in the best 1 of 3) by guided" in output
+    table = _table(tmp_path)
+    saved = (9 - table[table.state == "PRUNED"].stopped_after.astype(float)).sum()
+    assert saved > 0
+    assert f"halving saved {saved:.0f} of 81 epochs of search" in output
+    assert f"{saved:.0f} saved" in (tmp_path / "report.md").read_text()
