@@ -219,9 +219,10 @@ def test_accuracies_are_gathered_by_network_in_seed_order() -> None:
     def result(candidate: int, seed: int, accuracy: float | None) -> Result:
         architecture = CANDIDATES[candidate].architecture
         proposal = Proposal(architecture=architecture, epochs=1, seed=seed)
-        job = Job(slot=0, attempt=0, trial_id=0, number=0, proposal=proposal)
+        job = Job(slot=0, attempt=0, trial_id=0, number=0, proposal=proposal, cost=1.0, rungs=(1,))
         outcome = Outcome(accuracy=accuracy, reason="" if accuracy else "nan")
-        return Result(job=job, outcome=outcome, value=accuracy, macs=1, params=1)
+        values = None if accuracy is None else (accuracy,)
+        return Result(job=job, outcome=outcome, values=values, macs=1, params=1)
 
     results = [result(0, 2, 0.2), result(1, 0, 0.5), result(0, 0, 0.4), result(0, 1, None)]
     first, second = (candidate.architecture.digest for candidate in CANDIDATES[:2])
