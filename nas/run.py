@@ -37,9 +37,9 @@ class Settings(TrialOptions):
     finalist_seeds: int = 3
     """Seeds of these trainings."""
     strategy: str = "guided"
-    """`guided` (by a model of accuracy), `random`, `tpe`, `nsga2`, `evolution`, `controller` (the
-    paper's, PPO), or
-    my_module:factory, a function of a seed that gives an Optuna sampler."""
+    """`guided` (a model of accuracy, cost known), `random`, `tpe`, `nsga2`, `evolution`,
+    `controller` (MnasNet's, PPO), or my_module:factory, a function of a seed that gives an Optuna
+    sampler."""
     cost: Literal["macs", "params", "activations", "latency"] = "macs"
     """What a network costs, in the reward or on the front. `latency` is measured on the device
     that trials run on, and kept in latency.json of the run folder."""
