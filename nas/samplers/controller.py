@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from optuna import Study
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from nas.samplers.history import (
@@ -18,7 +17,6 @@ from nas.samplers.history import (
     ChoiceSampler,
     Indices,
     finished,
-    require_one_objective,
     scores,
 )
 from nas.samplers.seeding import seed_for
@@ -81,12 +79,6 @@ class ControllerSampler(ChoiceSampler):
         super().__init__(seed=seed)
         self._settings = settings or ControllerSettings()
         self._states: list[_State] = []
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        require_one_objective(study, self)
-        return super().infer_relative_search_space(study, trial)
 
     def choose(
         self, study: Study, trial: FrozenTrial, choices: Choices, rng: np.random.Generator

@@ -6,7 +6,6 @@ population has been measured well several times, in its descendants.
 
 import numpy as np
 from optuna import Study
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from nas.samplers.history import (
@@ -14,7 +13,6 @@ from nas.samplers.history import (
     ChoiceSampler,
     Indices,
     finished,
-    require_one_objective,
     scores,
 )
 
@@ -41,12 +39,6 @@ class RegularizedEvolutionSampler(ChoiceSampler):
                 f"(sample_size={sample_size}, population_size={population_size})."
             )
         self._population_size, self._sample_size = population_size, sample_size
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        require_one_objective(study, self)
-        return super().infer_relative_search_space(study, trial)
 
     def choose(
         self, study: Study, trial: FrozenTrial, choices: Choices, rng: np.random.Generator

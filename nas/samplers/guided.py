@@ -96,12 +96,6 @@ class ModelGuidedSampler(ChoiceSampler):
         self._features: tuple[Mapping[str, BaseDistribution], Features] | None = None
         self._scales: tuple[bytes, Array] | None = None
 
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        self._check(study)
-        return categorical_space(study)
-
     def choose(
         self, study: Study, trial: FrozenTrial, choices: Choices, rng: np.random.Generator
     ) -> Indices:
@@ -133,7 +127,7 @@ class ModelGuidedSampler(ChoiceSampler):
         Raises:
             ValueError: `costs` or `discount` do not give what they must.
         """
-        self._check(study)
+        self.check(study)
         choices = Choices(categorical_space(study))
         too_early = len(finished(study)) < self._settings.startup_trials
         if number < 1 or too_early or not choices.names:
@@ -151,7 +145,7 @@ class ModelGuidedSampler(ChoiceSampler):
             best = undominated(belief, list(itertools.chain.from_iterable(each)))
         return [choices.decode(indices) for indices in best]
 
-    def _check(self, study: Study) -> None:
+    def check(self, study: Study) -> None:
         if len(study.directions) == 1:
             return
         if study.directions != [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]:

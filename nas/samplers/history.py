@@ -96,10 +96,11 @@ class Choices:
         return {
             self.encode(trial.params)
             for trial in trials
-            if trial.number != besides.number and self._describes(trial)
+            if trial.number != besides.number and self.describes(trial)
         }
 
-    def _describes(self, trial: FrozenTrial) -> bool:
+    def describes(self, trial: FrozenTrial) -> bool:
+        """Whether a trial took these choices, among the same options."""
         theirs = trial.distributions
         return all(_same(theirs.get(name), ours) for name, ours in self.distributions.items())
 
@@ -178,7 +179,16 @@ class ChoiceSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
+        self.check(study)
         return categorical_space(study)
+
+    def check(self, study: Study) -> None:
+        """
+        Raises:
+            ValueError: The sampler does not know what to do with the study's objectives. Here:
+                there are several.
+        """
+        require_one_objective(study, self)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

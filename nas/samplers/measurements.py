@@ -90,15 +90,10 @@ def measurements(study: Study, choices: Choices) -> Measurements:
 
 def networks_of(study: Study, choices: Choices, state: TrialState, *, besides: int = -1) -> Array:
     """What the trials in a state measure or have tried, one excepted; (n, choices)."""
-    options = {name: own.choices for name, own in choices.distributions.items()}
     rows = [
         choices.encode(trial.params)
         for trial in study.get_trials(deepcopy=False, states=(state,))
-        if trial.number != besides
-        and all(
-            getattr(trial.distributions.get(name), "choices", None) == own
-            for name, own in options.items()
-        )
+        if trial.number != besides and choices.describes(trial)
     ]
     return np.array(rows, int).reshape(-1, len(choices.names))
 
