@@ -30,7 +30,8 @@ from nas.models.formats import (
     trace,
 )
 from nas.models.saved import CARD, Model, load_model, read_json, sha256
-from search_spaces.architecture import SCHEMA, Architecture
+from search_spaces.architecture import SCHEMA
+from search_spaces.builder import AnyNetwork
 from search_spaces.cost import count
 from search_spaces.files import atomic_write, publish
 
@@ -47,8 +48,8 @@ class Settings:
     out: Path
     """Folder for model.onnx, model.pt2 and model.json."""
     arch: str | None = None
-    """A zoo name, an architecture's JSON or a model.json. Default: the model.json beside the
-    weights."""
+    """A zoo name, an architecture's JSON or a model.json; of your own builder
+    my_module:build@model.json. Default: the model.json beside the weights."""
     formats: tuple[Format, ...] = ("onnx", "torch-export")
     """The formats to write."""
     opset: int | None = None
@@ -190,7 +191,7 @@ def describe(
     }
 
 
-def snippet(path: Path, architecture: Architecture) -> str:
+def snippet(path: Path, architecture: AnyNetwork) -> str:
     """Three lines of Python that run an exported file."""
     template = next(f.snippet for f in FORMATS.values() if f.file == path.name)
     size = architecture.resolution

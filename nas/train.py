@@ -29,6 +29,7 @@ from nas.training.parts import choose_device
 from nas.training.proxy import mirrors
 from nas.training.recipe import Augment, Optimizer, Precision, Recipe
 from nas.training.score import DivergedError
+from search_spaces.adapt import adapt_classes
 from search_spaces.files import exclusive
 from search_spaces.zoo import load_architecture
 
@@ -38,7 +39,8 @@ class Settings:
     """What to train, on what, and how."""
 
     arch: str
-    """A zoo name, an architecture's JSON or a model.json."""
+    """A zoo name, an architecture's JSON or a model.json; of your own builder
+    my_module:build@B1.json, or my_module:build@64 at 64 px."""
     data: str
     """`digits`, an image folder, or a torchvision data set by name."""
     out: Path
@@ -70,8 +72,9 @@ class Settings:
     resolution: int | None = None
     """Side of the images in pixels. Default: the architecture's."""
     init_weights: Path | None = None
-    """Start from these weights, a safetensors file in our, timm's or torchvision's naming. The
-    classifier starts anew where the number of classes differs."""
+    """Start from these weights, a safetensors file in our, timm's or torchvision's naming; with
+    your own builder, of the very same network. The classifier starts anew where the number of
+    classes differs."""
     seed: int = 0
     """Fixes every draw."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -130,7 +133,7 @@ def run(settings: Settings, command: str) -> int:
             refuse_changes(job, finished.conditions)
             print(f"done    {settings.out} holds this training, finished; nothing was repeated")
             report(settings.out, finished.metrics)
-            print(f"next    {export_command(settings.out)}")
+            print(f"next    {export_command(settings.out, job.architecture)}")
             return 0
         try:
             _finish(job, train(job))
@@ -163,11 +166,11 @@ def prepare(settings: Settings) -> Job:
     for notice in data.notices:
         print(f"note    {notice}")
     if architecture.num_classes != len(data.classes):
+        before, architecture = architecture, adapt_classes(architecture, len(data.classes))
         print(
-            f"note    {architecture.name} has {architecture.num_classes} classes, the data have "
+            f"note    {architecture.name} has {before.num_classes} classes, the data have "
             f"{len(data.classes)}: the classifier gets {len(data.classes)}"
         )
-        architecture = replace(architecture, num_classes=len(data.classes))
     recipe = replace(recipe, flip=recipe.flip and mirrors(data))
     weights = settings.init_weights
     conditions = {
@@ -227,7 +230,7 @@ def _finish(job: Job, trained: Trained) -> None:
     )
     report(folder, metrics)
     print(f"wrote   {folder}/{{{WEIGHTS},{CARD},{HISTORY}}}")
-    print(f"next    {export_command(folder)}")
+    print(f"next    {export_command(folder, job.architecture)}")
 
 
 def _digest_of(weights: Path) -> str:

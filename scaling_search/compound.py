@@ -13,8 +13,10 @@ assume (`search_spaces.cost.count`).
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from search_spaces.architecture import Architecture, Stage
+from search_spaces.architecture import Stage
+from search_spaces.builder import AnyNetwork, BuiltNetwork
 from search_spaces.rounding import Rounding, round_width
 
 DROPOUT_PER_PHI = 0.05
@@ -24,6 +26,8 @@ MAX_BLOCKS = 10_000
 """Deeper networks are a slip of phi, and counting their cost block by block takes minutes."""
 MAX_FACTOR = 1e6
 MAX_PHI = 1000
+
+N = TypeVar("N", bound=AnyNetwork)
 
 
 class ScalingError(ValueError):
@@ -79,12 +83,12 @@ class Coefficients:
 
 
 def scale(
-    architecture: Architecture,
+    architecture: N,
     coefficients: Coefficients,
     phi: float,
     rounding: Rounding | None = None,
     name: str | None = None,
-) -> Architecture:
+) -> N:
     """The network at `phi`: 0 is the base itself, negative values are smaller networks.
 
     Args:
@@ -107,13 +111,13 @@ def scale(
         width=width,
         resolution=scale_resolution(architecture.resolution, factor, rounding),
         rounding=rounding,
-        dropout=shift_dropout(architecture.dropout, DROPOUT_PER_PHI * phi),
+        dropout=_dropout(architecture, phi),
         name=f"{architecture.name}-phi{phi:g}" if name is None else name,
     )
 
 
 def scale_by(
-    architecture: Architecture,
+    architecture: N,
     *,
     depth: float,
     width: float,
@@ -121,12 +125,13 @@ def scale_by(
     rounding: Rounding,
     dropout: float | None = None,
     name: str | None = None,
-) -> Architecture:
+) -> N:
     """The network with its repeats times `depth`, its widths times `width`, at `resolution`.
 
     Every stage is scaled, the first and the last included, and so are stem and head (the released
     EfficientNet code does the same). Inner widths (expansion, squeeze-excite, bottleneck) are
     shares of the block's, so they follow. A factor of exactly 1 leaves its dimension as it is.
+    A user's own builder gets both factors as they are: its rounding and dropout are its own.
 
     Args:
         architecture: The base; not changed.
@@ -143,6 +148,15 @@ def scale_by(
     for label, factor in (("depth", depth), ("width", width)):
         if not 0 < factor <= MAX_FACTOR:
             raise ScalingError(f"`0 < {label} <= {MAX_FACTOR:g}` must hold; got {factor}.")
+    name = architecture.name if name is None else name
+    if isinstance(architecture, BuiltNetwork):
+        return replace(
+            architecture,
+            name=name,
+            depth=architecture.depth * depth,
+            width=architecture.width * width,
+            resolution=resolution,
+        )
 
     def wider(channels: int) -> int:
         return channels if width == 1 else round_width(channels * width, rounding.width_divisor)
@@ -160,7 +174,7 @@ def scale_by(
         )
     return replace(
         architecture,
-        name=architecture.name if name is None else name,
+        name=name,
         resolution=resolution,
         stem=replace(architecture.stem, width=wider(architecture.stem.width)),
         stages=stages,
@@ -169,7 +183,7 @@ def scale_by(
     )
 
 
-def default_rounding(architecture: Architecture, phi: float) -> Rounding:
+def default_rounding(architecture: AnyNetwork, phi: float) -> Rounding:
     """Steps that fit the base; depth is rounded up, and to the nearest where it shrinks.
 
     Rounded up, a factor below 1 would hardly shrink a short stage, and never one of one repeat.
@@ -189,6 +203,13 @@ def shift_dropout(rate: float, shift: float) -> float:
         return rate
     # Nine decimals: .2 + .05 * 3 must read .35 in the JSON.
     return round(min(max(rate + shift, 0.0), MAX_DROPOUT), 9)
+
+
+def _dropout(architecture: AnyNetwork, phi: float) -> float | None:
+    """The rate at `phi`; None where a builder sees to it."""
+    if isinstance(architecture, BuiltNetwork):
+        return None
+    return shift_dropout(architecture.dropout, DROPOUT_PER_PHI * phi)
 
 
 def member_name(base: str, index: float) -> str:

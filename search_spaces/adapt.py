@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork, BuilderError, BuiltNetwork
 from search_spaces.cost import count
 from search_spaces.layers import strided
 from search_spaces.rounding import round_width
@@ -12,6 +14,8 @@ from search_spaces.rounding import round_width
 _SMALLEST_MAP = 4
 _MOST_STRIDES = 5
 _SMALLEST_WIDTH, _LARGEST_WIDTH = 0.02, 32.0
+
+N = TypeVar("N", bound=AnyNetwork)
 
 
 def stride_budget(resolution: int) -> int:
@@ -23,12 +27,31 @@ def stride_budget(resolution: int) -> int:
     return next((n for n in strides if strided(resolution, 2**n) >= _SMALLEST_MAP), 0)
 
 
-def adapt_resolution(architecture: Architecture, resolution: int) -> Architecture:
+def adapt_classes(architecture: N, num_classes: int) -> N:
+    """The same network with another classifier.
+
+    Raises:
+        BuilderError: It is a user's builder's, whose classifier is not ours to change.
+    """
+    if architecture.num_classes == num_classes:
+        return architecture
+    if isinstance(architecture, BuiltNetwork):
+        raise BuilderError(
+            f"{architecture.call} puts out {architecture.num_classes} logits, but {num_classes} "
+            f"classes are needed. Let its classifier put out {num_classes}."
+        )
+    return replace(architecture, num_classes=num_classes)
+
+
+def adapt_resolution(architecture: N, resolution: int) -> N:
     """The same network for `resolution` pixels.
 
     Strides that the image does not survive (`stride_budget`) become 1, the earliest first: early
-    ones cost the detail that a small image has least of.
+    ones cost the detail that a small image has least of. A user's builder is told the resolution,
+    and sees to its strides itself.
     """
+    if isinstance(architecture, BuiltNetwork):
+        return replace(architecture, resolution=resolution)
     stem, stages = architecture.stem, list(architecture.stages)
     strides = int(stem.stride > 1) + stem.pool + sum(stage.stride > 1 for stage in stages)
     excess = strides - stride_budget(resolution)

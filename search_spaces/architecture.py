@@ -153,6 +153,11 @@ class Architecture:
         stages = tuple(stage.width for stage in self.stages)
         return (self.stem.width, *stages, *((self.head_width,) if self.head_width else ()))
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all stages: what depth scales."""
+        return sum(stage.repeats for stage in self.stages)
+
     def to_json(self) -> str:
         """The JSON form; `from_json` gives back an equal value."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
@@ -224,8 +229,7 @@ def units(architecture: Architecture) -> Iterator[Unit]:
     yield unit
     size = unit.out_size
 
-    depth = sum(stage.repeats for stage in architecture.stages)
-    index = 0
+    depth, index = architecture.num_blocks, 0
     for i, stage in enumerate(architecture.stages):
         for j in range(stage.repeats):
             plan = stage.block.plan(channels, stage.width, stage.stride if j == 0 else 1)

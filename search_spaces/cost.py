@@ -1,5 +1,8 @@
 """What a network costs, by arithmetic on the one walk; no torch.
 
+The module of a user's own builder has no walk: `search_spaces.building` runs it once and counts,
+with the same outcome for the same layers.
+
 MACs are multiply-adds of convolutions (squeeze-excite included) and the classifier, the papers'
 "FLOPS"; batch norm, activations, pooling and additions are not counted. They equal, to the
 integer, fvcore's `conv` + `linear` count in eval mode.
@@ -8,6 +11,7 @@ integer, fvcore's `conv` + `linear` count in eval mode.
 from dataclasses import dataclass
 
 from search_spaces.architecture import Architecture, Unit, units
+from search_spaces.builder import AnyNetwork, BuiltNetwork
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Cost:
     params: int = 0
     """Trainable parameters."""
     macs: int = 0
-    """Multiply-adds of convolutions and linear layers."""
+    """Multiply-adds of convolutions and linear layers, and of a builder's other matrix products,
+    such as attention's."""
     activations: int = 0
     """Elements put out by convolutions (Dollar et al. 2021)."""
 
@@ -29,8 +34,14 @@ class Cost:
         )
 
 
-def count(architecture: Architecture) -> Cost:
-    """Cost of the whole network."""
+def count(architecture: AnyNetwork) -> Cost:
+    """Cost of the whole network.
+
+    Raises:
+        BuilderError: A user's builder cannot be had, or breaks a rule.
+    """
+    if isinstance(architecture, BuiltNetwork):
+        return architecture.cost
     return sum(map(unit_cost, units(architecture)), Cost())
 
 

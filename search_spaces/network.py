@@ -1,4 +1,7 @@
-"""From an Architecture to a PyTorch module, by the same walk as the cost."""
+"""From an Architecture to a PyTorch module, by the same walk as the cost.
+
+A `BuiltNetwork` becomes the module that the user's builder makes.
+"""
 
 import math
 
@@ -6,6 +9,8 @@ from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture, units
 from search_spaces.blocks import Block
+from search_spaces.builder import AnyNetwork, BuiltNetwork
+from search_spaces.building import BuiltModule
 
 
 class Network(nn.Module):
@@ -39,6 +44,21 @@ class Network(nn.Module):
         H and W are the architecture's `resolution`; other sizes run, at another cost.
         """
         return self.classifier(self.head(self.stages(self.stem(images))))
+
+
+AnyModule = Network | BuiltModule
+"""A module that knows its `architecture`."""
+
+
+def module_of(architecture: AnyNetwork) -> AnyModule:
+    """The module of a network, freshly initialised from torch's global generator.
+
+    Raises:
+        BuilderError: A user's builder cannot be had, or breaks a rule.
+    """
+    if isinstance(architecture, BuiltNetwork):
+        return BuiltModule(architecture)
+    return Network(architecture)
 
 
 def initialize(network: nn.Module) -> None:

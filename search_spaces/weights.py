@@ -10,12 +10,14 @@ from typing import Literal
 
 import safetensors.torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from search_spaces.architecture import Architecture, Unit, units
+from search_spaces.architecture import Unit, units
+from search_spaces.builder import AnyNetwork, BuiltNetwork
+from search_spaces.building import BuiltModule
 from search_spaces.files import atomic_write
 from search_spaces.layers import Classifier, Conv, SqueezeExcite
-from search_spaces.network import Network
+from search_spaces.network import AnyModule
 from search_spaces.ops import MBConv
 
 Naming = Literal["own", "timm", "torchvision"]
@@ -35,7 +37,7 @@ class WeightsError(ValueError):
 
 
 def load_weights(
-    network: Network, state: Mapping[str, Tensor], *, reset_classifier: bool = False
+    network: AnyModule, state: Mapping[str, Tensor], *, reset_classifier: bool = False
 ) -> Naming:
     """Copy all of `state` into `network`, in place, or raise and change nothing.
 
@@ -44,7 +46,8 @@ def load_weights(
 
     Args:
         network: Receives the weights; it keeps its device and dtype.
-        state: Tensors by name, in this library's, timm's or torchvision's naming.
+        state: Tensors by name, in this library's, timm's or torchvision's naming; those of a
+            user's builder have the names that its own module gives them.
         reset_classifier: Leave the network's classifier as it is and ignore that of `state`, for
             transfer to other classes.
 
@@ -54,21 +57,22 @@ def load_weights(
     Raises:
         WeightsError: A name is missing or unexpected, or a shape differs.
     """
-    naming = _naming(state)
-    wanted = network.state_dict()
+    naming = "own" if isinstance(network, BuiltModule) else _naming(state)
+    wanted = _named(network).state_dict()
     names = _names(network.architecture, naming, wanted)
     given = dict(state)
     if reset_classifier:
         names = {theirs: own for theirs, own in names.items() if not own.startswith(_CLASSIFIER)}
         given = {name: t for name, t in given.items() if not name.startswith(_CLASSIFIER)}
     _check(network.architecture, naming, names, wanted, given)
-    network.load_state_dict({**wanted, **{names[name]: given[name] for name in given}})
+    _named(network).load_state_dict({**wanted, **{names[name]: given[name] for name in given}})
     return naming
 
 
-def save_weights(network: Network, path: Path) -> None:
+def save_weights(network: AnyModule, path: Path) -> None:
     """Write the network's weights to a safetensors file, whole or not at all."""
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    # Cloned, since the format refuses tensors that share memory, as tied weights do.
+    state = {name: t.contiguous().clone() for name, t in _named(network).state_dict().items()}
     atomic_write(path, safetensors.torch.save(state))
 
 
@@ -90,6 +94,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def _named(network: AnyModule) -> nn.Module:
+    """The module whose names the weights have."""
+    return network.module if isinstance(network, BuiltModule) else network
+
+
 def _naming(state: Mapping[str, Tensor]) -> Naming:
     for first, naming in _FIRST.items():
         if any(name.startswith(first) for name in state):
@@ -101,10 +110,10 @@ def _naming(state: Mapping[str, Tensor]) -> Naming:
 
 
 def _names(
-    architecture: Architecture, naming: Naming, wanted: Mapping[str, Tensor]
+    architecture: AnyNetwork, naming: Naming, wanted: Mapping[str, Tensor]
 ) -> dict[str, str]:
     """Our name of every tensor, by its name in `naming`."""
-    if naming == "own":
+    if naming == "own" or isinstance(architecture, BuiltNetwork):
         return {name: name for name in wanted}
     stages = architecture.stages
     if not (architecture.head_width and all(isinstance(s.block, MBConv) for s in stages)):
@@ -175,7 +184,7 @@ def _torchvision_block(unit: Unit) -> Iterator[str]:
 
 
 def _check(
-    architecture: Architecture,
+    architecture: AnyNetwork,
     naming: Naming,
     names: Mapping[str, str],
     wanted: Mapping[str, Tensor],
@@ -199,7 +208,9 @@ def _check(
         problems.append(f"of another shape {_some(shapes)}")
     if not problems:
         return
-    if not (missing or unexpected) and all(name.startswith(_CLASSIFIER) for name in different):
+    built = isinstance(architecture, BuiltNetwork)
+    only_shapes = not (built or missing or unexpected)
+    if only_shapes and all(name.startswith(_CLASSIFIER) for name in different):
         raise WeightsError(
             f"The weights tell {len(given[different[0]])} classes apart, {architecture.name} "
             f"{architecture.num_classes}. Load them with `reset_classifier=True` to keep all but "

@@ -1,10 +1,19 @@
-"""Published networks as Architecture values, and how a name or a file becomes one."""
+"""Published networks as Architecture values, and how a name or a file becomes a network."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from search_spaces.architecture import Architecture, ArchitectureError, Stage, Stem
+from search_spaces.builder import (
+    REFERENCE,
+    AnyNetwork,
+    BuilderError,
+    BuiltNetwork,
+    base_of_builder,
+    network_from_json,
+)
 from search_spaces.ops import Bottleneck, MBConv, Op, SeparableConv, Skip
 
 
@@ -127,20 +136,72 @@ ZOO: dict[str, Callable[[], Architecture]] = {
 }
 
 
-def load_architecture(name_or_file: str | Path) -> Architecture:
-    """A zoo name, an architecture's JSON file, or a model's JSON that holds one.
+def load_architecture(name_or_file: str | Path) -> AnyNetwork:
+    """The network that a flag names.
+
+    Args:
+        name_or_file: A zoo name; an architecture's JSON file, or a model's that holds one;
+            ``my_module:build@64``, the user's own builder at factors of 1 and 64 px; or
+            ``my_module:build@B1.json``, a file of its networks. Only the last two import the
+            builder: a file alone never decides which code runs.
 
     Raises:
-        ArchitectureError: Neither a zoo name nor a readable architecture file.
+        ArchitectureError: None of these, or a file that cannot be read, or holds a network of a
+            builder that was not named.
+        BuilderError: The builder cannot be imported, or breaks a rule.
     """
     name = str(name_or_file)
     if name in ZOO:
         return ZOO[name]()
-    path = Path(name)
-    if not path.is_file():
-        raise ArchitectureError(
-            f"{name!r} is neither a file nor a network of the zoo ({', '.join(ZOO)})."
+    if Path(name).is_file():
+        network = _read(Path(name))
+        if isinstance(network, BuiltNetwork):
+            raise ArchitectureError(
+                f"{name} holds a network of the builder {network.reference}, which is imported and "
+                f"run only if you name it: {file_argument(network, name)}."
+            )
+        return network
+    if match := re.fullmatch(rf"({REFERENCE})(?:@(.+))?", name):
+        return _built(*match.groups())
+    raise ArchitectureError(
+        f"{name!r} is neither a file nor a network of the zoo ({', '.join(ZOO)}) nor a builder "
+        "such as my_module:build@64."
+    )
+
+
+def file_argument(architecture: AnyNetwork, file: str | Path) -> str:
+    """What a flag takes for the network in `file`."""
+    return (
+        f"{architecture.reference}@{file}" if isinstance(architecture, BuiltNetwork) else str(file)
+    )
+
+
+def split_argument(name_or_file: str) -> tuple[str | None, str]:
+    """The builder that a flag names, if any, and the rest: a zoo name, a file, or pixels."""
+    match = re.fullmatch(rf"({REFERENCE})@(.+)", name_or_file)
+    if match is None or Path(name_or_file).is_file():
+        return None, name_or_file
+    return match[1], match[2]
+
+
+def _built(reference: str, rest: str | None) -> BuiltNetwork:
+    if rest is None:
+        raise BuilderError(
+            f"A builder needs the side of its images in px: {reference}@64. A file of one of its "
+            f"networks stands in the same place: {reference}@B1.json."
         )
+    if rest.isdecimal():
+        return base_of_builder(reference, int(rest))
+    if not Path(rest).is_file():
+        raise BuilderError(f"{rest!r} in {reference}@{rest} is neither a number of px nor a file.")
+    network = _read(Path(rest))
+    if not isinstance(network, BuiltNetwork) or network.reference != reference:
+        whose = network.reference if isinstance(network, BuiltNetwork) else "no builder"
+        raise BuilderError(f"{rest} holds a network of {whose}, not of {reference}.")
+    return network
+
+
+def _read(path: Path) -> AnyNetwork:
     try:
         text = path.read_text(encoding="utf-8")
         fields = json.loads(text)
@@ -149,7 +210,7 @@ def load_architecture(name_or_file: str | Path) -> Architecture:
     if isinstance(fields, dict) and isinstance(fields.get("architecture"), dict):
         text = json.dumps(fields["architecture"])
     try:
-        return Architecture.from_json(text)
+        return network_from_json(text)
     except ArchitectureError as error:
         raise ArchitectureError(f"{path}: {error}") from error
 

@@ -22,6 +22,7 @@ from nas.search.strategies import Problem, load_strategy
 from nas.search.study import Study
 from nas.search.trial import Job, Proposal
 from search_spaces.architecture import Architecture, Stage, Stem
+from search_spaces.builder import AnyNetwork
 from search_spaces.ops import MBConv
 from search_spaces.spaces import Choice, Space, mnasnet
 
@@ -110,7 +111,7 @@ def large_kernels(architecture: Architecture, *, epochs: int, seed: int) -> floa
     return sum(stage.block.kernel == 5 for stage in architecture.stages) / len(architecture.stages)
 
 
-def accuracy(architecture: Architecture, *, epochs: int = 1, seed: int = 0) -> float:
+def accuracy(architecture: AnyNetwork, *, epochs: int = 1, seed: int = 0) -> float:
     """Some number in [0, 1) that depends on the network, the epochs and the seed."""
     return int(architecture.digest, 16) * (epochs + 31 * seed + 7) % 9973 / 9973
 

@@ -14,6 +14,7 @@ from nas.search.objective import ParetoObjective
 from nas.search.predicted import NUM_MEASURED, PredictedLatency
 from nas.search.strategies import Problem, known_costs
 from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork
 from search_spaces.cost import count
 from search_spaces.spaces import sample
 from tests.searching import SPACE, SmallSpace
@@ -22,7 +23,8 @@ from tests.searching import SPACE, SmallSpace
 class KnownLatency(Latency):
     """As on a device where depthwise kernels are slow and every layer has an overhead."""
 
-    def __call__(self, architecture: Architecture) -> float:
+    def __call__(self, architecture: AnyNetwork) -> float:
+        assert isinstance(architecture, Architecture)
         self._known[architecture.digest] = milliseconds(architecture)
         return self._known[architecture.digest]
 

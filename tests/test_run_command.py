@@ -19,6 +19,7 @@ import pytest
 
 from nas import run
 from nas.search.strategies import STRATEGIES
+from search_spaces.architecture import Architecture
 from search_spaces.spaces import SPACES
 from search_spaces.zoo import load_architecture
 from tests import searching
@@ -43,7 +44,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def test_200_trials_find_the_optimum_of_a_toy(tmp_path: Path) -> None:
     assert _main(tmp_path, "--trials", "200", "--w", "0") == 0
-    baseline = load_architecture(tmp_path / "baseline.json")
+    baseline = Architecture.from_json((tmp_path / "baseline.json").read_text())
     assert [stage.block.kernel for stage in baseline.stages] == [5] * 7
     assert SPACES["mnasnet"](224, 1000, 400e6).encode(baseline)
     table = _table(tmp_path)

@@ -296,7 +296,7 @@ def test_norm_statistics_are_those_of_the_images() -> None:
     )
     torch.testing.assert_close(norm.running_mean, features.mean((0, 2, 3)))
     torch.testing.assert_close(norm.running_var, features.var((0, 2, 3)))
-    assert norm.momentum == network.architecture.norm_momentum
+    assert norm.momentum == tiny().norm_momentum
     again = copy.deepcopy(network)
     estimate_norms(again, split, seed=0, device=CPU)
     assert same_weights(network, again)

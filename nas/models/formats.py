@@ -86,12 +86,23 @@ class WithPreprocessing(nn.Module):
 
 
 def trace(network: nn.Module, image_shape: tuple[int, int, int]) -> ExportedProgram:
-    """The graph of a network in eval mode, for any batch size and images of `image_shape`."""
+    """The graph of a network in eval mode, for any batch size and images of `image_shape`.
+
+    Raises:
+        ExportError: torch.export cannot follow the module, which may be a user's own.
+    """
     assert not network.training, "dropout and batch norm would be exported in training mode"
     with torch.no_grad():
         # Batch 2: torch.export treats sizes 0 and 1 as constants.
         example = (torch.zeros(2, *image_shape),)
-        program = torch.export.export(network, example, dynamic_shapes=_BATCH)
+        try:
+            program = torch.export.export(network, example, dynamic_shapes=_BATCH)
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ExportError(
+                f"torch.export cannot follow the module ({type(error).__name__}: {first}). It "
+                "needs a `forward` without decisions on tensors' values or on the number of images."
+            ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine, which the files would carry
     return program

@@ -3,16 +3,16 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from search_spaces.architecture import Architecture
-from search_spaces.network import Network
+from search_spaces.builder import AnyNetwork
+from search_spaces.network import AnyModule, module_of
 from search_spaces.weights import WeightsError, load_weights, read_weights
-from search_spaces.zoo import ZOO, load_architecture
+from search_spaces.zoo import ZOO, file_argument, load_architecture, split_argument
 
 CARD = "model.json"
 """Name of the file that describes a model, beside its weights and beside what is exported."""
@@ -46,7 +46,7 @@ class Card:
 class Model:
     """A network with its weights, and what is known of it."""
 
-    network: Network
+    network: AnyModule
     """In eval mode, on the CPU, in float32."""
     card: Card
     card_path: Path | None
@@ -56,7 +56,7 @@ class Model:
     weights_sha256: str
 
     @property
-    def architecture(self) -> Architecture:
+    def architecture(self) -> AnyNetwork:
         return self.network.architecture
 
 
@@ -83,7 +83,7 @@ def load_model(weights: Path, arch: str | None) -> Model:
             f"{card.weights_sha256[:12]}…: the file was damaged, or is another model's. "
             "Restore it, or name its own architecture with --arch."
         )
-    network = Network(architecture)
+    network = module_of(architecture)
     try:
         load_weights(network, state)
     except WeightsError as error:
@@ -100,7 +100,7 @@ def load_model(weights: Path, arch: str | None) -> Model:
     )
 
 
-def _read_card(fields: dict[str, Any], path: Path | None, architecture: Architecture) -> Card:
+def _read_card(fields: dict[str, Any], path: Path | None, architecture: AnyNetwork) -> Card:
     try:
         card = TypeAdapter(Card).validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
@@ -123,7 +123,7 @@ def _read_card(fields: dict[str, Any], path: Path | None, architecture: Architec
     return card
 
 
-def _choose(weights: Path, digest: str, arch: str | None) -> tuple[Architecture, Path | None]:
+def _choose(weights: Path, digest: str, arch: str | None) -> tuple[AnyNetwork, Path | None]:
     """The architecture, and the model.json that describes the weights."""
     beside = weights.parent / CARD
     if arch is None:
@@ -133,18 +133,19 @@ def _choose(weights: Path, digest: str, arch: str | None) -> tuple[Architecture,
             )
         return load_architecture(beside), beside
     architecture = load_architecture(arch)
-    if arch not in ZOO and "architecture" in read_json(Path(arch)):
-        return architecture, Path(arch)
+    builder, rest = split_argument(arch)
+    if not (rest in ZOO or rest.isdecimal()) and "architecture" in read_json(Path(rest)):
+        return architecture, Path(rest)
     if not beside.is_file() or read_json(beside).get("weights_sha256") != digest:
         return architecture, None
-    trained = load_architecture(beside)
+    trained = load_architecture(f"{builder}@{beside}" if builder else beside)
     if trained.digest != architecture.digest:
-        ours, theirs = asdict(architecture), asdict(trained)
+        ours, theirs = json.loads(architecture.to_json()), json.loads(trained.to_json())
         fields = [f for f in ours if ours[f] != theirs[f] and f != "name"]
+        remedy = f"Name {file_argument(trained, beside)}" if builder else "Leave --arch out"
         raise ModelError(
             f"{beside} says that the weights are those of {trained.name} ({trained.digest}), but "
-            f"--arch {arch} ({architecture.digest}) differs in {', '.join(fields)}. "
-            "Leave --arch out."
+            f"--arch {arch} ({architecture.digest}) differs in {', '.join(fields)}. {remedy}."
         )
     return architecture, beside
 

@@ -12,9 +12,11 @@ from nas.cli import UserError
 from nas.models.saved import CARD, read_json, sha256
 from nas.training.augment import MEAN, STD
 from search_spaces.architecture import SCHEMA
+from search_spaces.builder import AnyNetwork
 from search_spaces.files import atomic_write
-from search_spaces.network import Network
+from search_spaces.network import AnyModule
 from search_spaces.weights import save_weights
+from search_spaces.zoo import file_argument
 
 WEIGHTS = "model.safetensors"
 
@@ -31,7 +33,7 @@ class Finished(NamedTuple):
 
 def write_model(
     folder: Path,
-    network: Network,
+    network: AnyModule,
     *,
     classes: Sequence[str],
     conditions: Mapping[str, Any],
@@ -96,7 +98,8 @@ def report(folder: Path, metrics: Metrics) -> None:
         )
 
 
-def export_command(folder: Path) -> str:
+def export_command(folder: Path, architecture: AnyNetwork) -> str:
     """The command that makes the model run elsewhere."""
-    files = ["--arch", str(folder / CARD), "--weights", str(folder / WEIGHTS)]
+    arch = file_argument(architecture, folder / CARD)
+    files = ["--arch", arch, "--weights", str(folder / WEIGHTS)]
     return shlex.join(["python", "-m", "nas.export", *files, "--out", str(folder / "export")])

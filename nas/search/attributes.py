@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.search.evaluate import Outcome
 from nas.search.record import all_records, outcome_of
 from nas.search.trial import MeasurementKey, Proposal
-from search_spaces.architecture import Architecture
+from search_spaces.builder import network_from_json
 from search_spaces.cost import count
 
 _RESERVED = (
@@ -38,7 +38,7 @@ def proposal_of(trial: FrozenTrial) -> Proposal:
     """What a trial measures; without its distributions."""
     attributes = trial.user_attrs
     return Proposal(
-        architecture=Architecture.from_json(attributes["architecture"]),
+        architecture=network_from_json(attributes["architecture"]),
         epochs=attributes["epochs"],
         seed=attributes["seed"],
         params=attributes["choices"],
@@ -61,6 +61,8 @@ def known_measurements(database: Path) -> dict[MeasurementKey, tuple[str, Outcom
         for trial in record.trials():
             if trial.state == TrialState.COMPLETE and not outcome_of(trial).reused_from:
                 source = f"{record.name} #{trial.number}"
-                known[proposal_of(trial).key] = source, outcome_of(trial)
+                proposal = trial.user_attrs
+                key = proposal["digest"], proposal["epochs"], proposal["seed"]
+                known[key] = source, outcome_of(trial)
         record.close()
     return known

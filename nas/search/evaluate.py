@@ -4,9 +4,7 @@ Proxy training, a lookup table and the user's own function stand in the same pla
 tell of a training on the way has a method `stages`; the others are called once for every rung.
 """
 
-import importlib
 import math
-import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -14,15 +12,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from nas.cli import UserError
-from search_spaces.architecture import Architecture
+from search_spaces import references
+from search_spaces.builder import AnyNetwork
 
 Reason = Literal["", "pruned", "nan", "oom", "error", "worker-lost", "orphaned", "interrupted"]
 
 
 class Evaluator(Protocol):
-    """Measures a network; deterministic for a given seed where that can be had."""
+    """Measures a network; deterministic for a given seed where that can be had.
 
-    def __call__(self, architecture: Architecture, *, epochs: int, seed: int) -> float:
+    The network is an `Architecture`, or a `BuiltNetwork` where a user's own builder is scaled: an
+    evaluator may be written for one of them.
+    """
+
+    def __call__(self, architecture: Any, *, epochs: int, seed: int) -> float:
         """Accuracy in [0, 1] after `epochs` of training from `seed`."""
         ...
 
@@ -32,7 +35,7 @@ class StagedEvaluator(Protocol):
     """An evaluator that measures on the way, in one training."""
 
     def stages(
-        self, architecture: Architecture, *, epochs: int, seed: int, rungs: Sequence[int]
+        self, architecture: Any, *, epochs: int, seed: int, rungs: Sequence[int]
     ) -> Iterator[float]:
         """Accuracy at each of the rungs of a training of `epochs`.
 
@@ -68,14 +71,14 @@ class Outcome:
         return bool(self.reason) or self.epochs >= epochs
 
 
-def measure(evaluator: Evaluator, architecture: Architecture, *, epochs: int, seed: int) -> Outcome:
+def measure(evaluator: Evaluator, architecture: AnyNetwork, *, epochs: int, seed: int) -> Outcome:
     """Call the evaluator; failures come back as an `Outcome` with a reason."""
     return next(stages(evaluator, architecture, epochs=epochs, seed=seed, rungs=(epochs,)))
 
 
 def stages(
     evaluator: Evaluator,
-    architecture: Architecture,
+    architecture: AnyNetwork,
     *,
     epochs: int,
     seed: int,
@@ -99,7 +102,7 @@ def stages(
 
 def _accuracies(
     evaluator: Evaluator,
-    architecture: Architecture,
+    architecture: AnyNetwork,
     *,
     epochs: int,
     seed: int,
@@ -132,18 +135,10 @@ def load_object(reference: str, flag: str) -> Any:
     Raises:
         UserError: The reference has another form, or does not import.
     """
-    module_name, _, attribute = reference.partition(":")
-    if not (module_name and attribute):
-        raise UserError(f"`{flag}` must have the form my_module:function, but got {reference!r}.")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"`{flag} {reference}` does not import: {error}.") from error
-    if not hasattr(module, attribute):
-        raise UserError(f"`{flag}`: module {module_name} has no {attribute!r}.")
-    return getattr(module, attribute)
+        return references.load_object(reference, flag)
+    except references.UnresolvedError as error:
+        raise UserError(str(error)) from error
 
 
 def _reason(error: Exception) -> Reason:

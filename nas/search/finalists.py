@@ -62,7 +62,7 @@ def finalists_of(proposer: Proposer, results: Iterable[Result], number: int) -> 
     if isinstance(proposer, Recommender) and (believed := proposer.recommend(number)):
         return _distinct(believed)[:number]
     ranked = sorted(_completed(results), key=lambda r: -(r.value or 0))
-    return _distinct(r.job.proposal.architecture for r in ranked)[:number]
+    return _distinct(_networks(ranked))[:number]
 
 
 class Selection(Protocol):
@@ -150,13 +150,19 @@ class WithinBudget:
             networks = proposer.recommend(len(results))
         if not networks:
             unbeaten = front(results, self.objective.directions)
-            networks = [r.job.proposal.architecture for r in unbeaten]
+            networks = _networks(unbeaten)
         return sorted(_distinct(networks), key=self.objective.metric)
 
 
 def _completed(results: Iterable[Result]) -> list[Result]:
     """Those that have a value, by slot."""
     return sorted((r for r in results if r.value is not None), key=lambda r: r.job.slot)
+
+
+def _networks(results: Iterable[Result]) -> list[Architecture]:
+    networks = [result.job.proposal.architecture for result in results]
+    # A search space describes its networks; only scaling has those of a user's builder.
+    return [network for network in networks if isinstance(network, Architecture)]
 
 
 def _distinct(networks: Iterable[Architecture]) -> list[Architecture]:

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nas.cli import format_number
-from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork
 from search_spaces.cost import Cost, count
 
 
 class Metric(Protocol):
-    """A cost of networks; positive, less is better."""
+    """A cost of networks; positive, less is better.
+
+    Of an `Architecture`, or of a `BuiltNetwork` where a user's own builder is scaled.
+    """
 
     @property
     def name(self) -> str:
@@ -31,7 +34,7 @@ class Metric(Protocol):
         """What must stay the same for two values to compare, such as the device of a latency."""
         ...
 
-    def __call__(self, architecture: Architecture) -> float:
+    def __call__(self, architecture: Any) -> float:
         """The cost of a network, in `unit`; the same whenever it is asked for."""
         ...
 
@@ -61,7 +64,7 @@ class Counted:
     def conditions(self) -> Mapping[str, Any]:
         return {}
 
-    def __call__(self, architecture: Architecture) -> float:
+    def __call__(self, architecture: AnyNetwork) -> float:
         return float(self.of(count(architecture)))
 
     def format(self, value: float) -> str:

@@ -21,7 +21,7 @@ from nas.search.evaluate import Evaluator, Outcome, stages
 from nas.search.study import Study
 from nas.search.trial import Job
 from nas.search.workers import Workers, check_gpus
-from search_spaces.architecture import Architecture
+from search_spaces.builder import network_from_json
 
 
 def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
@@ -164,7 +164,7 @@ def _trainable() -> Any:
             if self._outcomes is None:
                 self._outcomes = stages(
                     self._evaluator,
-                    Architecture.from_json(self.config["architecture"]),
+                    network_from_json(self.config["architecture"]),
                     epochs=self.config["epochs"],
                     seed=self.config["seed"],
                     rungs=self.config["rungs"],

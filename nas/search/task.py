@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nas.cli import UserError
 from nas.search.evaluate import Evaluator, load_object
-from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
     from nas.training.proxy import ProxyTraining
@@ -51,7 +51,7 @@ class Task:
         notices = [f"note    {notice}" for notice in data.notices]
         return [f"data    {data.summary()} · largest class {self.majority:.1%}", *notices]
 
-    def seconds_per_epoch(self, architecture: Architecture) -> float | None:
+    def seconds_per_epoch(self, architecture: AnyNetwork) -> float | None:
         """Estimated seconds that one epoch takes one worker; None if there is no telling."""
         if self.training is None:
             return None

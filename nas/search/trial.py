@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from optuna.distributions import BaseDistribution
 
 from nas.search.evaluate import Outcome
-from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork
 
 MeasurementKey = tuple[str, int, int]
 """Digest, epochs, seed: equal keys would repeat a training to the letter."""
@@ -17,7 +17,7 @@ MeasurementKey = tuple[str, int, int]
 class Proposal:
     """One network to measure."""
 
-    architecture: Architecture
+    architecture: AnyNetwork
     epochs: int
     seed: int
     params: Mapping[str, Any] = field(default_factory=dict)

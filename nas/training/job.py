@@ -18,10 +18,10 @@ from nas.training.parts import build_network
 from nas.training.recipe import Recipe
 from nas.training.score import NORM_IMAGES, accuracy
 from nas.training.trainer import Trainer
-from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork, BuiltNetwork
 from search_spaces.cost import count
 from search_spaces.files import atomic_write, differences
-from search_spaces.network import Network
+from search_spaces.network import AnyModule
 from search_spaces.weights import load_weights, read_weights
 
 HISTORY = "history.csv"
@@ -33,7 +33,7 @@ class Job:
 
     out: Path
     """Its folder."""
-    architecture: Architecture
+    architecture: AnyNetwork
     """With the data's number of classes."""
     data: ImageData
     recipe: Recipe
@@ -48,7 +48,7 @@ class Job:
     conditions: dict[str, Any]
     """What the outcome depends on; a training goes on only under the same."""
 
-    def network(self) -> Network:
+    def network(self) -> AnyModule:
         """The network to start from."""
         network = build_network(self.architecture, self.seed)
         if self.init_weights is not None:
@@ -69,7 +69,7 @@ class Job:
             threads=threads,
         )
 
-    def accuracy(self, network: Network, split: Split) -> float:
+    def accuracy(self, network: AnyModule, split: Split) -> float:
         """Of the network on `split`, in [0, 1]."""
         resolution = self.architecture.resolution
         return accuracy(network, split, resolution=resolution, device=self.device)
@@ -78,7 +78,7 @@ class Job:
 class Trained(NamedTuple):
     """The end of a training."""
 
-    network: Network
+    network: AnyModule
     """Ready to be evaluated."""
     history: list[dict[str, Any]]
     """One row an epoch, as in history.csv."""
@@ -202,9 +202,12 @@ def _epoch_line(history: list[dict[str, Any]], epochs: int, left: float) -> str:
     return "   ".join([*parts, f"eta {format_duration(left)}"])
 
 
-def _other_classes(state: Mapping[str, torch.Tensor], architecture: Architecture) -> bool:
-    """Whether the classifier of `state`, in whatever naming, is for another number of classes."""
-    return any(
+def _other_classes(state: Mapping[str, torch.Tensor], architecture: AnyNetwork) -> bool:
+    """Whether the classifier of `state`, in whatever naming, is for another number of classes.
+
+    Where a builder's classifier is, only the builder knows.
+    """
+    return not isinstance(architecture, BuiltNetwork) and any(
         name.startswith("classifier.") and len(tensor) != architecture.num_classes
         for name, tensor in state.items()
     )

@@ -10,7 +10,7 @@ from nas.cores import num_cores
 from nas.data.dataset import Split
 from nas.training.recipe import Recipe
 from nas.training.trainer import seconds_per_image
-from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork
 
 WORTH = 1.25
 """How many times the speed of one thread all cores must give to be used.
@@ -46,7 +46,7 @@ class Pace:
 
 
 def measure_pace(
-    architecture: Architecture,
+    architecture: AnyNetwork,
     train: Split,
     recipe: Recipe,
     *,

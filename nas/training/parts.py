@@ -8,19 +8,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.data.dataset import Split
 from nas.training.recipe import Recipe
-from search_spaces.architecture import Architecture
-from search_spaces.network import Network
+from search_spaces.builder import AnyNetwork
+from search_spaces.network import AnyModule, module_of
 
 
 class TrainingError(ValueError):
     """Network, data and recipe that do not go together."""
 
 
-def build_network(architecture: Architecture, seed: int) -> Network:
-    """A freshly initialised network; torch's global generator stays as it was."""
+def build_network(architecture: AnyNetwork, seed: int) -> AnyModule:
+    """A freshly initialised network; torch's global generator stays as it was.
+
+    Raises:
+        BuilderError: A user's builder cannot be had, or breaks a rule.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(architecture)
+        return module_of(architecture)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -36,7 +40,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def check_fit(architecture: Architecture, train: Split) -> None:
+def check_fit(architecture: AnyNetwork, train: Split) -> None:
     """Raise unless the network can be trained on these images.
 
     Raises:
@@ -46,7 +50,7 @@ def check_fit(architecture: Architecture, train: Split) -> None:
     if channels != architecture.in_channels:
         raise TrainingError(
             f"{architecture.name} takes images of {architecture.in_channels} channels, the data "
-            f"have {channels}. Set the architecture's `in_channels` to {channels}."
+            f"have {channels}. Let the network take {channels}."
         )
     if len(train) < 2:
         raise TrainingError(f"Training needs at least 2 images, but got {len(train)}.")
@@ -54,7 +58,7 @@ def check_fit(architecture: Architecture, train: Split) -> None:
     if largest >= architecture.num_classes:
         raise TrainingError(
             f"{architecture.name} has {architecture.num_classes} classes, but the data have a "
-            f"label {largest}. Set the architecture's `num_classes`."
+            f"label {largest}. Let the network have a class for every label."
         )
 
 

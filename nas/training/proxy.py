@@ -13,7 +13,7 @@ from nas.training.parts import build_network, choose_device
 from nas.training.recipe import Recipe
 from nas.training.score import accuracy
 from nas.training.trainer import Trainer, seconds_per_image
-from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork
 
 _KEPT = 2
 """Resolutions whose resized images are kept; a search has one, a grid a few in turn."""
@@ -50,7 +50,7 @@ class ProxyTraining:
                 "Load it with `nas.data.dataset.load_for_search`."
             )
 
-    def __call__(self, architecture: Architecture, *, epochs: int, seed: int) -> float:
+    def __call__(self, architecture: AnyNetwork, *, epochs: int, seed: int) -> float:
         """Train from `seed` for `epochs`; the accuracy, in [0, 1].
 
         Raises:
@@ -61,7 +61,7 @@ class ProxyTraining:
         return final
 
     def stages(
-        self, architecture: Architecture, *, epochs: int, seed: int, rungs: Sequence[int]
+        self, architecture: AnyNetwork, *, epochs: int, seed: int, rungs: Sequence[int]
     ) -> Iterator[float]:
         """Accuracies at `rungs` of the one training of `epochs` that a call makes.
 
@@ -100,7 +100,7 @@ class ProxyTraining:
             flip=mirrors(self.data) if self.flip is None else self.flip,
         )
 
-    def seconds_per_image(self, architecture: Architecture) -> float:
+    def seconds_per_image(self, architecture: AnyNetwork) -> float:
         """Measured seconds of training one image once, for estimates; takes a few steps."""
         return seconds_per_image(
             architecture, self.data.train, self.recipe(1), device=choose_device(self.device)

@@ -41,7 +41,8 @@ def estimate_norms(
         device: Where to compute.
         batch_size: Images at once.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    norms = [module for module in network.modules() if isinstance(module, kinds)]
     momenta = [norm.momentum for norm in norms]
     network.eval()
     for norm in norms:

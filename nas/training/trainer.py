@@ -29,8 +29,8 @@ from nas.training.parts import (
 )
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError, estimate_norms
-from search_spaces.architecture import Architecture
-from search_spaces.network import Network
+from search_spaces.builder import AnyNetwork
+from search_spaces.network import AnyModule
 
 _NETWORK_DRAWS = 1
 """Keeps the seed of dropout and stochastic depth apart from that of order and augmentation."""
@@ -41,7 +41,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: Network,
+        network: AnyModule,
         train: Split,
         recipe: Recipe,
         *,
@@ -104,12 +104,12 @@ class Trainer:
         while self.epoch < epoch:
             self.run_epoch()
 
-    def evaluable(self) -> Network:
+    def evaluable(self) -> AnyModule:
         """A copy, in eval mode, of the averaged network (or of the network, without averaging)
         with batch-norm statistics estimated anew by `estimate_norms`."""
         source = self.network if self._average is None else self._average.module
         network = copy.deepcopy(source)
-        assert isinstance(network, Network)
+        assert isinstance(network, AnyModule)
         estimate_norms(network, self._train, seed=self.seed, device=self.device)
         return network
 
@@ -179,7 +179,7 @@ class Trainer:
 
 
 def fit(
-    network: Network,
+    network: AnyModule,
     train: Split,
     recipe: Recipe,
     *,
@@ -187,7 +187,7 @@ def fit(
     device: torch.device,
     workers: int = 0,
     on_epoch: Callable[[Trainer, float], None] | None = None,
-) -> Network:
+) -> AnyModule:
     """Train from the start to the end; see `Trainer` for the arguments.
 
     Args:
@@ -214,7 +214,7 @@ def fit(
 
 
 def seconds_per_image(
-    architecture: Architecture,
+    architecture: AnyNetwork,
     train: Split,
     recipe: Recipe,
     *,
