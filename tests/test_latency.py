@@ -1,6 +1,7 @@
 """Measured latency: how it is summed up and remembered; how long it takes is nobody's promise."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.cli import UserError
-from nas.search.latency import FEWEST_RUNS, MAX_SECONDS, MIN_RUNS, ROUND, Latency, stable_median
+from nas.search.latency import (
+    FEWEST_RUNS,
+    MAX_SECONDS,
+    MIN_RUNS,
+    ROUND,
+    WARM_UP_RUNS,
+    Latency,
+    measure_latency,
+    stable_median,
+    warm_up,
+)
 from search_spaces.architecture import Architecture
 from search_spaces.network import Network
 from tests.searching import network
@@ -49,6 +60,19 @@ def test_a_slow_network_is_not_measured_for_ever() -> None:
     clock = Clock([MAX_SECONDS, 3 * MAX_SECONDS, 2 * MAX_SECONDS])
     assert stable_median(clock) == 2 * MAX_SECONDS
     assert clock.runs == FEWEST_RUNS
+
+
+def test_a_slow_network_is_warmed_up_once() -> None:
+    slow, quick = Clock([2 * MAX_SECONDS]), Clock([0.5, 0.001])
+    assert (warm_up(slow), slow.runs) == (2 * MAX_SECONDS, 1)
+    assert (warm_up(quick), quick.runs) == (0.5, WARM_UP_RUNS)
+
+
+@pytest.mark.parametrize(("patience", "ends"), [(0.0, False), (600.0, True)])
+def test_patience(patience: float, ends: bool) -> None:
+    device = torch.device("cpu")
+    value = measure_latency(network(8), device=device, batch_size=1, patience=patience)
+    assert math.isfinite(value) == ends
 
 
 @given(st.lists(st.floats(1e-5, 2), min_size=1))

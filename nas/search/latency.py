@@ -6,6 +6,7 @@ search that is resumed sees the same costs.
 """
 
 import json
+import math
 import platform
 import statistics
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError
-from search_spaces.architecture import Architecture
+from search_spaces.builder import AnyNetwork
 from search_spaces.files import atomic_write, differences
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 WARM_UP_RUNS = 5
+"""Fewer, down to one, where they take `MAX_SECONDS`."""
 MIN_RUNS = 20
 ROUND = 10
 """Runs between two looks at whether the median is stable."""
@@ -49,10 +51,26 @@ def stable_median(run: Callable[[], float]) -> float:
                 return statistics.median(seconds)
 
 
+def warm_up(run: Callable[[], float]) -> float:
+    """Run up to `WARM_UP_RUNS` times; the seconds of the first."""
+    first = spent = run()
+    for _ in range(WARM_UP_RUNS - 1):
+        if spent >= MAX_SECONDS:
+            break
+        spent += run()
+    return first
+
+
 def measure_latency(
-    architecture: Architecture, *, device: "torch.device", batch_size: int
+    architecture: AnyNetwork,
+    *,
+    device: "torch.device",
+    batch_size: int,
+    patience: float = math.inf,
 ) -> float:
     """Milliseconds of one inference: eval mode, float32, `batch_size` images, median of many.
+
+    Infinity, if the first one takes more than `patience` seconds.
 
     Raises:
         UserError: The network does not fit into the device's memory.
@@ -66,8 +84,6 @@ def measure_latency(
         network = build_network(architecture, seed=0).eval().to(device)
         images = torch.ones(shape, device=device)
         with torch.inference_mode():
-            for _ in range(WARM_UP_RUNS):
-                network(images)
 
             def run() -> float:
                 _wait_for(device)
@@ -76,7 +92,7 @@ def measure_latency(
                 _wait_for(device)
                 return time.perf_counter() - start
 
-            return 1e3 * stable_median(run)
+            return 1e3 * (stable_median(run) if warm_up(run) <= patience else math.inf)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{batch_size} images of {architecture.resolution} px do not fit into the memory of "
@@ -134,12 +150,12 @@ class Latency:
             "batch_size": self.batch_size,
         }
 
-    def __call__(self, architecture: Architecture) -> float:
+    def __call__(self, architecture: AnyNetwork) -> float:
         """Milliseconds of an inference; measured at the first call for a network."""
         import torch
 
         if architecture.digest not in self._known:
-            with _threads(self.threads):
+            with cpu_threads(self.threads):
                 value = measure_latency(
                     architecture, device=torch.device(self.device), batch_size=self.batch_size
                 )
@@ -199,7 +215,7 @@ def _read(file: Path, conditions: Mapping[str, Any]) -> dict[str, float]:
 
 
 @contextmanager
-def _threads(number: int) -> "Iterator[None]":
+def cpu_threads(number: int) -> "Iterator[None]":
     """`number` CPU threads for torch for a while."""
     import torch
 

@@ -1,0 +1,65 @@
+"""How much memory this process can have; containers leave less than there is."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say.
+
+    The least of what is free on the machine and what the limits of the process's control groups
+    (versions 1 and 2) leave.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
+    machine = _machine(root)
+    return min([*([] if machine is None else [machine]), *_control_groups(root)], default=None)
+
+
+def _machine(root: Path) -> int | None:
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass  # not Linux: all of the memory is the best bound there is
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _control_groups(root: Path) -> Iterator[int]:
+    """What every group that has a limit leaves, from the process's up to the root."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if number == "0":
+            mount, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        # A container sees its own group at the mount itself, and may be told the host's path.
+        parts = path.strip("/").split("/")
+        for length in range(len(parts), -1, -1):
+            left = _left(root.joinpath(mount, *parts[:length]), *names)
+            if left is not None:
+                yield left
+
+
+def _left(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+    """Bytes until a group's limit; the file cache, which gives way, does not count as used."""
+    try:
+        most = int((folder / limit).read_text(encoding="ascii"))
+        used = int((folder / usage).read_text(encoding="ascii"))
+        stat = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = int(dict(line.split() for line in stat).get(cache, 0))
+    except (OSError, ValueError):  # no such group, or `max`: no limit
+        return None
+    return max(0, most - (used - cached))

@@ -1,0 +1,83 @@
+"""Memory to be had, as the machine and the limits of containers tell."""
+
+from pathlib import Path
+
+import pytest
+
+from nas.ram import available_memory
+
+V1 = "4:memory:/jobs/mine\n1:cpu:/\n0::/\n"
+V2 = "0::/jobs/mine\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine with 4,000 KiB available and no control groups."""
+    write(tmp_path / "proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n")
+    return tmp_path
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def group_v1(folder: Path, limit: int, used: int, cached: int = 0) -> None:
+    write(folder / "memory.limit_in_bytes", f"{limit}\n")
+    write(folder / "memory.usage_in_bytes", f"{used}\n")
+    write(folder / "memory.stat", f"inactive_file 7\ntotal_inactive_file {cached}\n")
+
+
+def group_v2(folder: Path, limit: int | str, used: int, cached: int = 0) -> None:
+    write(folder / "memory.max", f"{limit}\n")
+    write(folder / "memory.current", f"{used}\n")
+    write(folder / "memory.stat", f"anon 5\ninactive_file {cached}\n")
+
+
+def test_here() -> None:
+    available = available_memory()
+    assert available is not None
+    assert available > 2**20
+
+
+def test_the_machine_alone(root: Path) -> None:
+    assert available_memory(root) == 4000 * 1024
+
+
+@pytest.mark.parametrize(("limit", "left"), [(9_000_000, 4000 * 1024), (3_000_000, 2_100_000)])
+def test_a_group_of_version_2(root: Path, limit: int, left: int) -> None:
+    write(root / "proc/self/cgroup", V2)
+    group_v2(root / "sys/fs/cgroup/jobs/mine", limit, used=1_000_000, cached=100_000)
+    assert available_memory(root) == left
+
+
+def test_a_group_without_a_limit_below_one_with(root: Path) -> None:
+    write(root / "proc/self/cgroup", V2)
+    group_v2(root / "sys/fs/cgroup/jobs/mine", "max", used=10)
+    group_v2(root / "sys/fs/cgroup/jobs", 500_000, used=300_000)
+    assert available_memory(root) == 200_000
+
+
+def test_a_group_of_version_1(root: Path) -> None:
+    write(root / "proc/self/cgroup", V1)
+    group_v1(root / "sys/fs/cgroup/memory/jobs/mine", 800_000, used=600_000, cached=50_000)
+    assert available_memory(root) == 250_000
+
+
+def test_a_container_that_is_told_the_hosts_path(root: Path) -> None:
+    write(root / "proc/self/cgroup", V1)
+    group_v1(root / "sys/fs/cgroup/memory", 800_000, used=900_000)
+    assert available_memory(root) == 0
+
+
+def test_broken_files_bind_nothing(root: Path) -> None:
+    write(root / "proc/self/cgroup", "what\n" + V2)
+    write(root / "sys/fs/cgroup/jobs/mine/memory.max", "500\n")
+    assert available_memory(root) == 4000 * 1024
+
+
+def test_where_nothing_is_told_the_whole_memory_bounds(tmp_path: Path) -> None:
+    available, here = available_memory(tmp_path), available_memory()
+    assert available is not None
+    assert here is not None
+    assert available >= here
