@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -11,6 +11,7 @@ from nas.cli import OptionalNumber, UserError, command_line, format_duration, fo
 from nas.cli import main as cli_main
 from nas.search.options import CARRIED_OVER, TrialOptions
 from nas.search.reward import DEFAULT_W
+from nas.search.session import about, estimate, run_session
 from search_spaces.spaces import Space, default_target_macs
 
 if TYPE_CHECKING:
@@ -96,7 +97,6 @@ class Prepared:
     def conditions(self) -> dict[str, Any]:
         """What must not change when the run goes on; all that may is in what a trial is."""
         return {
-            "command": "nas.proxy",
             "space": self.settings.space,
             "choices": f"{crc32(repr(self.space.choices).encode()):08x}",
             "resolution": self.task.resolution,
@@ -106,28 +106,22 @@ class Prepared:
             **self.task.conditions,
         }
 
+    def describe(self) -> list[str]:
+        """What is about to happen, and how long it takes."""
+        return _plan_lines(self)
+
 
 def run(settings: Settings) -> int:
     """Train, compare and judge as `settings` say; the exit status."""
-    from nas.search.record import RunFolder
-
-    if settings.dry_run:
-        _print_plan(_prepare(settings))
-        return 0
-    with RunFolder(settings.run_dir) as folder:  # before the images: a busy folder ends it here
-        prepared = _prepare(settings)
-        plan = _print_plan(prepared)
-        folder.bind(prepared.conditions, asdict(settings))
-        try:
-            _train(prepared, folder.database)
-        except KeyboardInterrupt:
-            _conclude(prepared, folder, plan)
-            print(f"\n^C      saved. Resume with: {command_line('nas.proxy', settings)}")
-            raise
-        finally:
-            _write_trials(prepared, folder)
-        _conclude(prepared, folder, plan)
-    return 0
+    return run_session(
+        "nas.proxy",
+        settings,
+        prepare=_prepare,
+        train=_train,
+        conclude=lambda prepared, folder, _, plan: _conclude(prepared, folder, plan),
+        save=_write_trials,
+        interrupted=_conclude,
+    )
 
 
 def _prepare(settings: Settings) -> Prepared:
@@ -174,10 +168,7 @@ def _prepare(settings: Settings) -> Prepared:
     )
 
 
-def _print_plan(prepared: Prepared) -> list[str]:
-    """Print and return what is about to happen, and how long it takes."""
-    from nas.cores import limit_threads
-
+def _plan_lines(prepared: Prepared) -> list[str]:
     task, workers = prepared.task, prepared.workers
     networks = prepared.series[0].networks
     macs = sorted(prepared.series[0].macs)
@@ -187,31 +178,26 @@ def _print_plan(prepared: Prepared) -> list[str]:
         f"{format_number(macs[-1])} multiply-adds, spread over the space",
         *(f"note    {notice}" for notice in prepared.notices),
     ]
-    limit_threads(workers.threads)
     total = 0.0
     for series in prepared.series:
         trials, epochs = len(series.networks) * len(series.seeds), series.setting.epochs
         words = f"{series.setting.label} · {trials} trials"
-        seconds = task.seconds_per_epoch(series.typical)
+        seconds = estimate(task, workers, [(series.typical, trials * epochs)])
         if seconds is not None:
-            seconds *= 1.1 * trials * epochs / workers.count  # validation and start of a trial
             total += seconds
             words += f" · about {format_duration(seconds)}"
         lines.append(f"trial   {series.name}: {words}")
-    time = f"about {format_duration(total)}" if total else "time known after the first trials"
-    lines.append(f"plan    {len(prepared.series)} settings, {workers.describe()} · {time}")
-    for line in lines:
-        print(line, flush=True)
-    return lines
+    time = about(total or None)
+    return [*lines, f"plan    {len(prepared.series)} settings, {workers.describe()} · {time}"]
 
 
-def _train(prepared: Prepared, database: Path) -> None:
+def _train(prepared: Prepared, folder: "RunFolder") -> None:
     """Every series to its end; what a folder has measured is not trained again."""
     from nas.search.objective import AccuracyObjective
     from nas.search.runner import TrialRunner
 
     runner = TrialRunner(
-        database,
+        folder.database,
         prepared.task.evaluator,
         AccuracyObjective(),
         prepared.workers,

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +11,7 @@ from nas.cli import OptionalNumber, UserError, command_line, format_number
 from nas.cli import main as cli_main
 from nas.search.options import CARRIED_OVER, TrialOptions
 from nas.search.reward import DEFAULT_W
+from nas.search.session import run_session
 from search_spaces.cost import count
 
 if TYPE_CHECKING:
@@ -94,32 +95,10 @@ class Settings(TrialOptions):
 def run(settings: Settings) -> int:
     """Search as `settings` say; the exit status."""
     from nas.search.plan import prepare
-    from nas.search.record import RunFolder
 
-    if settings.dry_run:
-        _print_plan(prepare(settings))
-        return 0
-    with RunFolder(settings.run_dir) as folder:  # before the images: a busy folder ends it here
-        plan = prepare(settings)
-        lines = _print_plan(plan)
-        folder.bind(plan.conditions, asdict(settings))
-        try:
-            result = _search(plan, folder)
-        except KeyboardInterrupt:
-            print(f"\n^C      saved. Resume with: {command_line('nas.run', settings)}")
-            raise
-        finally:
-            _write_trials(folder, plan)
-        _write(folder, plan, result, lines)
-        _summarize(plan, result)
-    return 0
-
-
-def _print_plan(plan: "Plan") -> list[str]:
-    lines = plan.describe()
-    for line in lines:
-        print(line, flush=True)
-    return lines
+    return run_session(
+        "nas.run", settings, prepare=prepare, train=_search, conclude=_conclude, save=_write_trials
+    )
 
 
 def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
@@ -155,7 +134,7 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
     )
 
 
-def _write_trials(folder: "RunFolder", plan: "Plan") -> None:
+def _write_trials(plan: "Plan", folder: "RunFolder") -> None:
     """The tables of the record as it stands, finished or not."""
     from nas.search.record import Record
     from nas.search.report import trials_frame
@@ -169,7 +148,13 @@ def _write_trials(folder: "RunFolder", plan: "Plan") -> None:
             record.close()
 
 
-def _write(folder: "RunFolder", plan: "Plan", result: "SearchResult", lines: list[str]) -> None:
+def _conclude(plan: "Plan", folder: "RunFolder", result: "SearchResult", lines: list[str]) -> None:
+    """Write and print what came out."""
+    _write(plan, folder, result, lines)
+    _summarize(plan, result)
+
+
+def _write(plan: "Plan", folder: "RunFolder", result: "SearchResult", lines: list[str]) -> None:
     from nas.search.plot import pareto_plot
     from nas.search.report import finalists_frame, front_frame, markdown
 

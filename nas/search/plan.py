@@ -10,7 +10,8 @@ from zlib import crc32
 
 from nas.cli import UserError, format_duration, format_number
 from nas.cores import limit_threads, num_cores
-from nas.search.metrics import METRICS, Metric
+from nas.search.costs import load_metric
+from nas.search.metrics import MACS, Metric
 from nas.search.objective import Objective, ParetoObjective, RewardObjective
 from nas.search.reward import DEFAULT_W, Reward
 from nas.search.space import load_space
@@ -63,7 +64,6 @@ class Plan:
         """What must not change when the run goes on."""
         settings, metric = self.settings, self.metric
         conditions = {
-            "command": "nas.run",
             "space": settings.space,
             "choices": f"{crc32(repr(self.space.choices).encode()):08x}",
             "resolution": self.task.resolution,
@@ -176,7 +176,13 @@ def prepare(settings: "Settings") -> Plan:
         num_classes=task.num_classes,
         target_macs=space_macs,
     )
-    metric = _metric(settings, workers)
+    metric = load_metric(
+        settings.cost,
+        run_dir=settings.run_dir,
+        workers=workers,
+        latency_batch=settings.latency_batch,
+        writes=not settings.dry_run,
+    )
     target = settings.target
     if target is None:
         target = space_macs if metric.name == "macs" else _typical_cost(space, metric)
@@ -242,20 +248,6 @@ def _space_macs(settings: "Settings", task: "Task") -> float:
     return default_target_macs(task.resolution, task.num_classes) if asked is None else asked
 
 
-def _metric(settings: "Settings", workers: "Workers") -> Metric:
-    if settings.cost != "latency":
-        return METRICS[settings.cost]
-    from nas.search.latency import Latency
-
-    return Latency(
-        file=settings.run_dir / "latency.json",
-        device="cuda" if workers.gpus_per_trial else "cpu",
-        batch_size=settings.latency_batch,
-        threads=workers.threads,
-        writes=not settings.dry_run,
-    )
-
-
 def _typical(space: Space) -> list[Architecture]:
     """A fixed sample of the space."""
     rng = random.Random(0)
@@ -264,7 +256,7 @@ def _typical(space: Space) -> list[Architecture]:
 
 def _typical_network(space: Space) -> Architecture:
     """The one of median multiply-adds."""
-    return sorted(_typical(space), key=METRICS["macs"])[_TYPICAL_SAMPLE // 2]
+    return sorted(_typical(space), key=MACS)[_TYPICAL_SAMPLE // 2]
 
 
 def _typical_cost(space: Space, metric: Metric) -> float:

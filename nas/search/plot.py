@@ -62,7 +62,7 @@ def pareto_plot(result: SearchResult, target: float, metric: Metric) -> bytes:
     axes.set(xlabel=metric.describe(), ylabel="accuracy on search-validation", xscale="log")
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique.keys(), fontsize=8)
+    axes.legend(unique.values(), unique.keys(), fontsize=8, loc="lower right")
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

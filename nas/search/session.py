@@ -1,0 +1,135 @@
+"""The frame of a command with trials: plan, lock, bind, train, save whatever comes, conclude."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from nas.cli import command_line, format_duration
+from search_spaces.builder import AnyNetwork
+
+if TYPE_CHECKING:
+    from nas.search.record import RunFolder
+    from nas.search.task import Task
+    from nas.search.workers import Workers
+
+OVERHEAD = 1.1
+"""Time of a trial over that of its training steps: validation, and its start."""
+
+
+class Plan(Protocol):
+    """A command's settings, made definite by what they name."""
+
+    @property
+    def conditions(self) -> Mapping[str, Any]:
+        """What must not change when the run goes on; the command's name is added."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Lines of what is about to happen, and how long it takes."""
+        ...
+
+
+Settings = TypeVar("Settings")
+PlanT = TypeVar("PlanT", bound=Plan)
+Trained = TypeVar("Trained")
+
+
+def save_trials(_: Plan, folder: "RunFolder") -> None:
+    """trials.csv: every trial of every study of the folder, finished or not."""
+    from nas.search.record import all_records
+    from nas.search.report import trials_frame
+
+    if not folder.database.exists():
+        return
+    records = all_records(folder.database)
+    trials = [(record.name, trial) for record in records for trial in record.trials()]
+    frame = trials_frame((trial for _, trial in trials), "value")
+    frame.insert(0, "study", [study for study, _ in trials])
+    folder.write("trials.csv", frame.to_csv(index=False))
+    for record in records:
+        record.close()
+
+
+def run_session(
+    module: str,
+    settings: Settings,
+    *,
+    prepare: Callable[[Settings], PlanT],
+    train: Callable[[PlanT, "RunFolder"], Trained],
+    conclude: Callable[[PlanT, "RunFolder", Trained, list[str]], None],
+    save: Callable[[PlanT, "RunFolder"], None] = save_trials,
+    interrupted: Callable[[PlanT, "RunFolder", list[str]], None] = lambda *_: None,
+) -> int:
+    """Run a command in its run folder, from where an earlier process stopped; the exit status.
+
+    Args:
+        module: The command, as `python -m` names it.
+        settings: Its flags, a dataclass with `run_dir` and `dry_run`.
+        prepare: Loads what the settings name.
+        train: Runs the trials; what is finished is kept, however it ends.
+        conclude: Writes and prints what came out, with the plan's lines for the report.
+        save: Writes the tables of the record as it stands, also when `train` raises.
+        interrupted: Writes and prints what the trials so far say, at Ctrl-C.
+
+    Raises:
+        ValueError: The settings cannot be used, or the folder was started under other conditions.
+        KeyboardInterrupt: Everything is saved, and the way to go on printed.
+    """
+    from nas.search.record import RunFolder
+
+    flags: Any = settings
+    if flags.dry_run:
+        _show(prepare(settings))
+        return 0
+    with RunFolder(flags.run_dir) as folder:  # before the images: a busy folder ends it here
+        plan = prepare(settings)
+        lines = _show(plan)
+        folder.bind({"command": module, **plan.conditions}, asdict(flags))
+        try:
+            trained = train(plan, folder)
+        except KeyboardInterrupt:
+            interrupted(plan, folder, lines)
+            print(f"\n^C      saved. Resume with: {command_line(module, settings)}")
+            raise
+        finally:
+            save(plan, folder)
+        conclude(plan, folder, trained, lines)
+    return 0
+
+
+def estimate(
+    task: "Task", workers: "Workers", trainings: Iterable[tuple[AnyNetwork, int]]
+) -> float | None:
+    """Seconds for trainings of (network, epochs), from a few timed steps of each network.
+
+    None where there is no telling, as with a user's evaluator, or a GPU's memory is short.
+    """
+    from nas.cores import limit_threads
+
+    limit_threads(workers.threads)
+    total = 0.0
+    for architecture, epochs in trainings:
+        try:
+            seconds = task.seconds_per_epoch(architecture)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
+                raise  # short of memory, a trial takes half the batch
+            seconds = None
+        if seconds is None:
+            return None
+        total += OVERHEAD * seconds * epochs / workers.count
+    return total
+
+
+def about(seconds: float | None) -> str:
+    """An estimate for people."""
+    if seconds is None:
+        return "time known after the first trials"
+    return f"about {format_duration(seconds)}"
+
+
+def _show(plan: Plan) -> list[str]:
+    lines = plan.describe()
+    for line in lines:
+        print(line, flush=True)
+    return lines
