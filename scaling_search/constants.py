@@ -1,162 +1,223 @@
-"""From the grid's trials to constants: means over seeds, seed noise, and what is tied; pure."""
+"""constants.json and grid.csv: what a fit says, written and read back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
-from scipy import stats
+from pydantic import BaseModel, ValidationError
 
-from nas.search.report import pooled_spread, spread
+from nas.cli import UserError
+from nas.search.report import spread
 from scaling_search.candidates import Candidate
+from scaling_search.compound import Coefficients
+from scaling_search.fit import CONFIDENCE, Fit, Standing, coefficients_of
+from scaling_search.shares import AXES, PUBLISHED, Shares
 
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A candidate and the accuracies of its seeds."""
-
-    candidate: Candidate
-    accuracies: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.accuracies))
+SCHEMA = 2
+_NAMES = ("alpha", "beta", "gamma")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """Candidates by mean accuracy, best first, and what the seed noise leaves undecided."""
+class Baseline(BaseModel):
+    """The network that constants were fitted on."""
 
-    standings: tuple[Standing, ...]
-    noise: float
-    """Standard deviation between seeds of one network, pooled over all; NaN with one seed."""
-    freedom: int
-    """Degrees of freedom of `noise`."""
+    name: str = ""
+    digest: str
 
-    @property
-    def best(self) -> Standing:
-        return self.standings[0]
 
-    def margin(self, standing: Standing) -> float:
-        """How far `standing` may be behind the best and still not be told apart from it.
+class Constants(BaseModel):
+    """The keys of constants.json that other commands need; the rest is evidence."""
 
-        One-sided t quantile on the pooled seed noise; infinite with one seed. The error of 5 % is
-        shared by all rivals of the best (Bonferroni), as in Gupta's subset selection (1965): the
-        truly best network is the best or tied in 95 % of grids, whatever their size. A plain 95 %
-        quantile loses it in half of all grids of 60 equal networks.
-        """
-        if self.freedom == 0:
-            return float("inf")
-        error = (1 - CONFIDENCE) / max(1, len(self.standings) - 1)
-        runs = 1 / len(self.best.accuracies) + 1 / len(standing.accuracies)
-        return float(stats.t.ppf(1 - error, self.freedom)) * self.noise * float(np.sqrt(runs))
+    alpha: float
+    beta: float
+    gamma: float
+    baseline: Baseline | None = None
+    resolved: bool = True
+    source: str = "best"
 
     @property
-    def tied(self) -> tuple[Standing, ...]:
-        """Those that cannot be told apart from the best, without the best itself."""
-        return tuple(s for s in self.standings[1:] if self.best.mean - s.mean <= self.margin(s))
-
-    @property
-    def resolved(self) -> bool:
-        """Whether there are rivals, and the best is ahead of them all."""
-        return len(self.standings) > 1 and not self.tied
+    def coefficients(self) -> Coefficients:
+        return Coefficients(self.alpha, self.beta, self.gamma)
 
 
-def rank(candidates: Sequence[Candidate], accuracies: Mapping[str, Sequence[float]]) -> Ranking:
-    """Rank candidates by their accuracies, given by digest.
-
-    Candidates whose trials all failed are left out. Of equal means the cheaper comes first.
+def read_constants(file: Path) -> Constants:
+    """Read a constants.json, of this version or the one before.
 
     Raises:
-        ValueError: No candidate has an accuracy.
+        UserError: It cannot be read, or is none.
+        ScalingError: The constants break a rule.
     """
-    standings = [
-        Standing(candidate=c, accuracies=tuple(accuracies[c.architecture.digest]))
-        for c in candidates
-        if accuracies.get(c.architecture.digest)
-    ]
-    if not standings:
-        raise ValueError("Every trial of the grid failed; trials.csv has the reasons.")
-    noise, freedom = pooled_spread(s.accuracies for s in standings)
-    ordered = sorted(standings, key=lambda s: (-s.mean, s.candidate.cost.macs))
-    return Ranking(standings=tuple(ordered), noise=noise, freedom=freedom)
+    try:
+        constants = Constants.model_validate_json(file.read_bytes(), strict=True)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise UserError(
+            f"{file} is not the constants.json of scaling_search.grid: {problems}."
+        ) from error
+    _ = constants.coefficients
+    return constants
 
 
-def grid_frame(ranking: Ranking) -> pd.DataFrame:
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The constants that a fit leads to."""
+
+    source: Literal["fit", "best", "default"]
+    """`fit`: the surface's optimum. `best`: the best network, where there are too few for a
+    surface. `default`: the published shares, where noise explains all differences."""
+    coefficients: Coefficients
+    """Growth for every doubling of the cost."""
+
+    @property
+    def shares(self) -> Shares:
+        return Shares.of(self.coefficients)
+
+
+def choose(fit: Fit, ratio: float) -> Choice:
+    """The constants for candidates of `ratio` times the base's cost."""
+    if not fit.resolved:
+        return Choice(source="default", coefficients=coefficients_of(PUBLISHED))
+    if fit.optimum is not None:
+        return Choice(source="fit", coefficients=coefficients_of(fit.optimum))
+    power = math.log(2) / math.log(ratio)
+    triple = fit.best.candidate.coefficients.values
+    return Choice(source="best", coefficients=Coefficients(*(value**power for value in triple)))
+
+
+def content(
+    fit: Fit,
+    baseline: Mapping[str, str],
+    evidence: Mapping[str, Any],
+    remedies: list[str],
+    ratio: float,
+) -> dict[str, Any]:
+    """The content of constants.json.
+
+    Args:
+        fit: What the trainings say.
+        baseline: Name and digest.
+        evidence: Settings and counts that go with it.
+        remedies: What would resolve more.
+        ratio: Cost of the candidates over the base's.
+    """
+    choice = choose(fit, ratio)
+    coefficients = choice.coefficients
+    return {
+        "schema": SCHEMA,
+        **dict(zip(_NAMES, coefficients.values, strict=True)),
+        "product": coefficients.product,
+        "source": choice.source,
+        "resolved": fit.resolved,
+        "shares": dict(zip(AXES, choice.shares.values, strict=True)),
+        "intervals": _intervals(fit),
+        "region": _region(fit),
+        "best": {
+            **_standing(fit.best),
+            "product": fit.best.candidate.product,
+            "same_network": _triples(fit.best.candidate),
+        },
+        "tied": [_standing(standing) for standing in fit.tied],
+        "remedies": remedies,
+        "baseline": dict(baseline),
+        "evidence": {
+            "p_value": fit.p_value,
+            "seed_noise": fit.noise if fit.noise == fit.noise else None,
+            "candidates": len(fit.standings),
+            "trainings": sum(len(s.accuracies) for s in fit.standings),
+            "rules": {
+                "alpha, beta, gamma": "growth for every doubling of multiply-adds, 2^shares",
+                "region": "superlevel set of the surface that holds 90 % of its bootstrapped "
+                "optima, within what the candidates span",
+                "tied": "behind the best by no more than noise explains (one-sided t on the mixed "
+                "model of all trainings, 5 % error shared by all rivals)",
+                "resolved": "F test of the surface against networks that are all equal, 5 %",
+            },
+            **evidence,
+        },
+    }
+
+
+def to_json(made: Mapping[str, Any]) -> str:
+    """The file's text."""
+    return json.dumps(made, indent=2) + "\n"
+
+
+def grid_frame(fit: Fit) -> pd.DataFrame:
     """One row a candidate, best first, as in grid.csv."""
-    tied = {s.candidate.architecture.digest for s in ranking.tied}
+    chances = fit.chances()
     return pd.DataFrame(
         {
             "alpha": s.candidate.coefficients.alpha,
             "beta": s.candidate.coefficients.beta,
             "gamma": s.candidate.coefficients.gamma,
+            **{
+                f"share_{axis}": value
+                for axis, value in zip(AXES, s.candidate.shares.values, strict=True)
+            },
             "product": s.candidate.product,
             "measured_ratio": s.candidate.ratio,
             "accuracy": s.mean,
-            "accuracy_std": spread(s.accuracies),
+            "accuracy_std": spread(list(s.accuracies.values())),
             "seeds": len(s.accuracies),
-            "tied_with_best": s is ranking.best or s.candidate.architecture.digest in tied,
+            "estimate": s.estimate,
+            "behind": fit.best.estimate - s.estimate,
+            "error": s.error,
+            "probability_best": chances[s.candidate.architecture.digest],
+            "tied_with_best": s.tied,
             "resolution": s.candidate.architecture.resolution,
-            "blocks": sum(stage.repeats for stage in s.candidate.architecture.stages),
             "params": s.candidate.cost.params,
             "macs": s.candidate.cost.macs,
             "activations": s.candidate.cost.activations,
             "triples": " ".join(_triples(s.candidate)),
             "digest": s.candidate.architecture.digest,
         }
-        for s in ranking.standings
+        for s in fit.standings
     )
 
 
-def constants(ranking: Ranking, evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of constants.json: the best candidate and what speaks for it."""
-    best = ranking.best
-    coefficients = best.candidate.coefficients
+def _standing(standing: Standing) -> dict[str, Any]:
+    candidate = standing.candidate
     return {
-        "schema": 1,
-        "alpha": coefficients.alpha,
-        "beta": coefficients.beta,
-        "gamma": coefficients.gamma,
-        "product": coefficients.product,
-        "measured_ratio": best.candidate.ratio,
-        "same_network": _triples(best.candidate),
-        "resolved": ranking.resolved,
-        "tied": [
-            {
-                "alpha": s.candidate.coefficients.alpha,
-                "beta": s.candidate.coefficients.beta,
-                "gamma": s.candidate.coefficients.gamma,
-                "accuracy": s.mean,
-                "measured_ratio": s.candidate.ratio,
-            }
-            for s in ranking.tied
-        ],
-        "evidence": {
-            "accuracy": best.mean,
-            "accuracies": list(best.accuracies),
-            "seed_noise": None if ranking.freedom == 0 else ranking.noise,
-            "degrees_of_freedom": ranking.freedom,
-            "candidates": len(ranking.standings),
-            "rule": "tied: behind the best by no more than seed noise explains (one-sided t on the "
-            "pooled noise, 5 % error shared by all rivals)",
-            **evidence,
-        },
+        **dict(zip(_NAMES, candidate.coefficients.values, strict=True)),
+        "measured_ratio": candidate.ratio,
+        "shares": dict(zip(AXES, candidate.shares.values, strict=True)),
+        "accuracy": standing.mean,
+        "accuracies": {str(seed): a for seed, a in sorted(standing.accuracies.items())},
+        "estimate": standing.estimate,
     }
 
 
-def accuracies_by_digest(results: Iterable[Any]) -> dict[str, list[float]]:
-    """Accuracies of a study's completed results, by the network's digest and in seed order."""
-    gathered: dict[str, list[tuple[int, float]]] = {}
-    for result in results:
-        if result.outcome.accuracy is not None:
-            proposal = result.job.proposal
-            gathered.setdefault(proposal.architecture.digest, []).append(
-                (proposal.seed, result.outcome.accuracy)
-            )
-    return {digest: [a for _, a in sorted(pairs)] for digest, pairs in gathered.items()}
+def _intervals(fit: Fit) -> dict[str, Any] | None:
+    shares = fit.intervals()
+    if shares is None:
+        return None
+    powers = {"alpha": 1.0, "beta": 0.5, "gamma": 0.5}
+    return {
+        "confidence": CONFIDENCE,
+        **{
+            name: [float(f"{2 ** (power * share):.4g}") for share in shares[axis]]
+            for (name, power), axis in zip(powers.items(), AXES, strict=True)
+        },
+        "shares": {axis: list(bounds) for axis, bounds in shares.items()},
+    }
+
+
+def _region(fit: Fit) -> dict[str, Any] | None:
+    if fit.region is None:
+        return None
+    return {
+        "confidence": CONFIDENCE,
+        "part_of_searched": float(fit.region.mean()),
+        "shares": fit.points[fit.region].round(4).tolist(),
+    }
 
 
 def _triples(candidate: Candidate) -> list[str]:

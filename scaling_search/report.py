@@ -1,82 +1,198 @@
-"""What a grid says at its end: the verdict in words, and a plot."""
+"""What a grid says at its end: the verdict in words, and a plot on the triangle of shares."""
 
+import math
+from collections.abc import Iterator
 from io import BytesIO
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
-from nas.search.report import spread
-from scaling_search.constants import Ranking
+from scaling_search.constants import choose
+from scaling_search.fit import ERROR, Fit
+from scaling_search.shares import AXES, RULES, Shares
+from scaling_search.surface import MIN_FOR_QUADRATIC
+
+_POWER = 0.8
+_MAX_SEEDS = 1000
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
+"""Where depth, width and resolution alone are drawn."""
 
 
-def summary(ranking: Ranking, majority: float | None) -> list[str]:
-    """Lines for the terminal: the best, the seed noise, and which rivals it leaves open.
+def summary(fit: Fit, majority: float | None, ratio: float) -> list[str]:
+    """Lines for the terminal: the constants, their intervals, and what is left open.
 
     Args:
-        ranking: What the trials gave.
+        fit: What the trainings say.
         majority: Accuracy of always answering the largest class; None: not known.
+        ratio: Cost of the candidates over the base's.
     """
-    best = ranking.best
-    alpha, beta, gamma = best.candidate.coefficients.values
+    best = fit.best
     lines = [
-        f"best    alpha {alpha:g}, beta {beta:g}, gamma {gamma:g} · accuracy {best.mean:.4f} (mean "
-        f"of {len(best.accuracies)} seeds) · product {best.candidate.product:.3f} · measured "
-        f"x{best.candidate.ratio:.2f}"
+        f"best    {best.candidate.coefficients.label} · accuracy {best.mean:.4f} (mean of "
+        f"{len(best.accuracies)} seeds; {best.estimate:.4f} by the fit) · measured "
+        f"x{best.candidate.ratio:.2f} · shares {best.candidate.shares}"
     ]
     if majority is not None and best.mean <= majority + 0.02:
         lines.append(
             f"WARNING no candidate is better than the largest class ({majority:.1%}): train "
             "longer (--epochs), or look at the data."
         )
-    return lines + _verdict(ranking)
+    if math.isfinite(fit.noise):
+        lines.append(
+            f"noise   {fit.noise:.4f} between seeds of one network; {len(fit.tied)} of the other "
+            f"{len(fit.standings) - 1} networks cannot be told apart from the best"
+        )
+    lines += _optimum(fit) if fit.resolved else _unresolved(fit)
+    choice = choose(fit, ratio)
+    lines.append(
+        f"result  {choice.coefficients} for every doubling of cost ({_SOURCES[choice.source]})"
+    )
+    return lines + [f"remedy  {remedy}" for remedy in remedies(fit, ratio)]
 
 
-def _verdict(ranking: Ranking) -> list[str]:
-    if len(ranking.standings) == 1:
-        return ["NOT RESOLVED: there is one network only; widen the bounds or take a smaller step."]
-    if ranking.freedom == 0:
-        return ["NOT RESOLVED: one seed says nothing about noise; use --seeds 3 or more."]
+_SOURCES = {
+    "fit": "the fit's optimum",
+    "best": "the best network; too few for a fit",
+    "default": "EfficientNet's published shares, a default and no finding",
+}
+
+
+def remedies(fit: Fit, ratio: float) -> list[str]:
+    """What would resolve more, with numbers; empty if nothing is needed."""
+    if len(fit.standings) == 1:
+        return ["there is one network only: a smaller --step, wider bounds, or --ratio 4"]
+    found = []
+    if fit.optimum is None:
+        found.append(
+            f"a surface needs {MIN_FOR_QUADRATIC} networks of different shares, and there are "
+            f"{len(fit.standings)}: a smaller --step, --depth-rounding round, or --ratio 4"
+        )
+    if fit.resolved:
+        return found
+    if not any(len(s.accuracies) > 1 for s in fit.standings):
+        return [*found, "one seed says little about noise: --seeds 3 or more"]
+    more = seeds_needed(fit)
+    if more is not None:
+        found.append(
+            f"if the differences seen are real, about {more} seeds of every network would show "
+            f"them (--seeds {more} --full); less noise does too: more --epochs or images"
+        )
+    else:
+        found.append(
+            "the differences seen are no larger than noise makes them: more --epochs or images, "
+            "or more seeds"
+        )
+    found.append(f"--ratio {2 * ratio:g}: networks differ more the further they are scaled")
+    return found
+
+
+def seeds_needed(fit: Fit) -> int | None:
+    """Seeds of every network at which such differences would be seen four times in five.
+
+    By the power of the F test for the noncentrality that was observed; None if there is none.
+    """
+    networks = len(fit.standings)
+    seeds = float(np.mean([len(s.accuracies) for s in fit.standings]))
+    between, within = networks - 1, max(1, round(networks * (seeds - 1)))
+    means = np.array([s.mean for s in fit.standings])
+    observed = seeds * float(((means - means.mean()) ** 2).sum()) / fit.noise**2 - between
+    if not (observed > 0 and within >= 1):
+        return None
+    for more in range(2, _MAX_SEEDS):
+        freedom = networks * (more - 1)
+        critical = stats.f.isf(ERROR, between, freedom)
+        if stats.ncf.sf(critical, between, freedom, observed * more / seeds) >= _POWER:
+            return more
+    return None
+
+
+def _optimum(fit: Fit) -> list[str]:
+    if fit.optimum is None or fit.region is None:
+        return ["RESOLVED: the networks differ by more than seed noise explains"]
+    bounds = fit.intervals()
+    assert bounds is not None
+    reach = ", ".join(f"{axis} {low:.2f} to {high:.2f}" for axis, (low, high) in bounds.items())
     lines = [
-        f"noise   {ranking.noise:.4f} between seeds of one network (standard deviation, "
-        f"{ranking.freedom} d.o.f.)"
+        f"fit     shares of depth/width/resolution {fit.optimum}; 90 % region: {reach} "
+        f"({fit.region.mean():.0%} of what was searched)",
     ]
-    if ranking.resolved:
-        return [*lines, "        ahead of all others by more than the seed noise explains"]
-    names = ", ".join(standing.candidate.coefficients.label for standing in ranking.tied)
+    for name, shares in _inside_rules(fit):
+        ahead = fit.estimate(shares)
+        assert ahead is not None
+        lines.append(
+            f"        {name} ({shares}): {ahead[0]:.4f} behind, standard error {ahead[1]:.4f}"
+        )
     return [
         *lines,
-        f"NOT RESOLVED: {len(ranking.tied)} of the other {len(ranking.standings) - 1} cannot be "
-        f"told apart from the best: {names}",
-        "        more --seeds, --epochs or images would tell more of them apart",
+        f"RESOLVED: the networks differ by more than noise explains (p {fit.p_value:.2g})",
     ]
 
 
-def ranking_plot(ranking: Ranking) -> bytes:
-    """PNG of every candidate's mean accuracy and seed spread against its measured cost."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+def _inside_rules(fit: Fit) -> Iterator[tuple[str, Shares]]:
+    """Known rules that lie within what was searched."""
+    for name, shares in RULES.items():
+        if np.abs(fit.points - np.array(shares.values)).sum(1).min() <= 2 / 40:
+            yield name, shares
+
+
+def _unresolved(fit: Fit) -> list[str]:
+    if len(fit.standings) == 1:
+        return ["NOT RESOLVED: there is one network only."]
+    if fit.p_value == 1:
+        return ["NOT RESOLVED: too few trainings to tell networks from noise."]
+    return [
+        f"NOT RESOLVED: noise explains the differences of all networks (p {fit.p_value:.2g}, and "
+        f"{ERROR:g} is the mark)."
+    ]
+
+
+def triangle_plot(fit: Fit) -> bytes:
+    """PNG of the triangle of shares: networks, the surface, the region, and known rules."""
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
-    tied = {id(s) for s in (ranking.best, *ranking.tied)}
-    for is_tied, color, label in ((True, "C1", "best and tied"), (False, "C0", "behind")):
-        group = [s for s in ranking.standings if (id(s) in tied) == is_tied]
-        if not group:
-            continue
-        axes.errorbar(
-            [s.candidate.ratio for s in group],
-            [s.mean for s in group],
-            yerr=[spread(s.accuracies) if len(s.accuracies) > 1 else 0.0 for s in group],
-            fmt="o",
-            capsize=2,
-            color=color,
-            label=label,
-        )
-    best = ranking.best.candidate
-    axes.annotate(
-        f"best: {best.coefficients.label}",
-        (best.ratio, ranking.best.mean),
-        (5, 5),
-        textcoords="offset points",
+    axes.set_aspect("equal")
+    axes.axis("off")
+    axes.plot(*_CORNERS[[0, 1, 2, 0]].T, color="0.6", linewidth=1)
+    for corner, axis, offset in zip(_CORNERS, AXES, ((0, -14), (0, -14), (0, 8)), strict=True):
+        axes.annotate(f"{axis} only", corner, offset, textcoords="offset points", ha="center")
+    if fit.heights is not None and len(fit.points) > 3:
+        _draw_surface(axes, fit)
+    points = np.array([s.candidate.shares.values for s in fit.standings]) @ _CORNERS
+    colours = [s.estimate for s in fit.standings]
+    drawn = axes.scatter(*points.T, c=colours, s=45, edgecolor="black", linewidth=0.7, zorder=3)
+    figure.colorbar(drawn, ax=axes, shrink=0.7, label="accuracy by the fit")
+    tied = [s.tied for s in fit.standings]
+    axes.scatter(
+        *points[tied].T, s=120, facecolor="none", edgecolor="C3", zorder=4, label="best and tied"
     )
-    axes.set(xlabel="measured multiply-adds over the baseline's", ylabel="accuracy")
-    axes.legend(fontsize=8)
+    for (name, shares), marker in zip(RULES.items(), ("*", "D", "^", "s", "v"), strict=True):
+        axes.scatter(
+            *(np.array(shares.values) @ _CORNERS), marker=marker, s=70, color="C1", zorder=5,
+            label=name if name in ("published", "fast") else f"{name} only",
+        )  # fmt: skip
+    if fit.optimum is not None and fit.resolved:
+        axes.scatter(
+            *(np.array(fit.optimum.values) @ _CORNERS), marker="x", s=110, color="black", zorder=6,
+            label="optimum of the fit",
+        )  # fmt: skip
+    axes.set_title(
+        "shares of the added cost" if fit.resolved else "not resolved: a default is used"
+    )
+    axes.legend(fontsize=8, loc="upper left")
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def _draw_surface(axes: Axes, fit: Fit) -> None:
+    assert fit.heights is not None
+    assert fit.region is not None
+    x, y = (fit.points @ _CORNERS).T
+    axes.scatter(x, y, c=fit.heights, s=18, alpha=0.35, marker="h", linewidth=0, zorder=1)
+    if fit.resolved:
+        axes.scatter(
+            x[fit.region], y[fit.region], s=14, color="C2", alpha=0.55, linewidth=0, zorder=2,
+            label="90 % region",
+        )  # fmt: skip

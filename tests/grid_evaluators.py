@@ -31,8 +31,15 @@ TINY = Architecture(
     head_width=64,
 )
 FLAGS = ["--step", "0.1", "--tolerance", "0.1", "--max-alpha", "1.4"]
-FLAGS += ["--max-beta", "1.2", "--max-gamma", "1.2"]
-GRID = Grid(step=0.1, tolerance=0.1, alpha=(1, 1.4), beta=(1, 1.2), gamma=(1, 1.2))
+FLAGS += ["--max-beta", "1.2", "--max-gamma", "1.2", "--select", "formula"]
+GRID = Grid(
+    step=0.1,
+    tolerance=0.1,
+    alpha=(1, 1.4),
+    beta=(1, 1.2),
+    gamma=(1, 1.2),
+    selection="formula",
+)
 """What FLAGS say: 11 triples that make 9 networks of TINY."""
 OPTIMUM = Coefficients(1.2, 1.1, 1.2)
 SLOPE = 0.3

@@ -1,229 +1,160 @@
-"""Ranking candidates: means, pooled seed noise, and what it leaves tied."""
+"""constants.json and grid.csv: what they hold, and reading them back."""
 
 import json
-import math
-import random
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from scipy import stats
 
 from nas.search.evaluate import Outcome
-from nas.search.study import Job, Proposal, Result
-from scaling_search.candidates import Candidate
-from scaling_search.constants import Ranking, accuracies_by_digest, constants, grid_frame, rank
-from tests.grid_evaluators import candidates, truth
+from nas.search.trial import Job, Proposal, Result
+from scaling_search.compound import Coefficients, ScalingError
+from scaling_search.constants import choose, content, grid_frame, read_constants, to_json
+from scaling_search.fit import Fit, accuracies_by_seed
+from scaling_search.shares import PUBLISHED
+from tests.grid_evaluators import candidates
+from tests.scaled import fitted, lattice, peak
 
-CANDIDATES = candidates()
-
-
-def _rank(*groups: Sequence[float]) -> Ranking:
-    """The first candidates with these accuracies."""
-    chosen = CANDIDATES[: len(groups)]
-    return rank(chosen, {c.architecture.digest: g for c, g in zip(chosen, groups, strict=True)})
+SHARES = lattice(4)
+BASELINE = {"name": "tiny", "digest": "0123456789ab"}
 
 
-def _tied(ranking: Ranking) -> set[Candidate]:
-    return {standing.candidate for standing in ranking.tied}
+def _fit(noise: float = 0.002, depth: float = 0.06, networks: int = 15) -> Fit:
+    rng = np.random.default_rng(1)
+    truth = peak((0.25, 0.25, 0.5), depth)(SHARES[:networks])
+    return fitted(truth[:, None] + rng.normal(0, noise, (networks, 3)), SHARES[:networks])
 
 
-def _simulate(rng: random.Random, noise: float, seeds: int, slope: float = 1.0) -> Ranking:
-    """A grid whose networks differ by `slope` times their true differences."""
-    return _rank(
-        *(
-            [slope * truth(c.architecture) + rng.gauss(0, noise) for _ in range(seeds)]
-            for c in CANDIDATES
-        )
-    )
+def _content(fit: Fit, ratio: float = 2.0) -> dict[str, Any]:
+    return json.loads(to_json(content(fit, BASELINE, {"epochs": 7}, ["train longer"], ratio)))
 
 
-def test_pooled_noise_and_margin_by_hand() -> None:
-    """Squares .0002 + .0008 over 1 + 2 degrees of freedom; t(95 %, 3) = 2.3534 from tables."""
-    ranking = _rank([0.80, 0.82], [0.70, 0.72, 0.74])
-    assert (ranking.best.candidate, ranking.freedom) == (CANDIDATES[0], 3)
-    assert ranking.best.mean == pytest.approx(0.81)
-    assert ranking.noise == pytest.approx(math.sqrt(0.001 / 3))
-    margin = 2.3534 * math.sqrt(0.001 / 3) * math.sqrt(1 / 2 + 1 / 3)
-    assert ranking.margin(ranking.standings[1]) == pytest.approx(margin, rel=1e-4)
-    assert margin == pytest.approx(0.0392, abs=1e-4)
-    assert ranking.tied == ()
-    assert ranking.resolved
+def test_a_resolved_fit_gives_its_optimum_with_intervals_and_region() -> None:
+    fit, made = _fit(), _content(_fit())
+    assert (made["schema"], made["source"], made["resolved"]) == (2, "fit", True)
+    assert made["alpha"] * made["beta"] ** 2 * made["gamma"] ** 2 == pytest.approx(2, rel=2e-3)
+    assert [*made["shares"].values()] == pytest.approx([0.25, 0.25, 0.5], abs=0.06)
+    intervals = made["intervals"]
+    assert intervals["confidence"] == made["region"]["confidence"] == 0.9
+    for name in ("alpha", "beta", "gamma"):
+        low, high = intervals[name]
+        assert 1 <= low <= made[name] <= high
+    low, high = intervals["shares"]["depth"]
+    assert intervals["alpha"] == pytest.approx([2**low, 2**high], rel=1e-3)
+    low, high = intervals["shares"]["width"]
+    assert intervals["beta"] == pytest.approx([2 ** (low / 2), 2 ** (high / 2)], rel=1e-3)
+    assert fit.region is not None
+    assert len(made["region"]["shares"]) == fit.region.sum()
+    assert np.sum(made["region"]["shares"], axis=1) == pytest.approx(1.0, abs=1e-3)
+    assert made["baseline"] == BASELINE
+    assert made["remedies"] == ["train longer"]
+    evidence = made["evidence"]
+    assert (evidence["epochs"], evidence["candidates"], evidence["trainings"]) == (7, 15, 45)
+    assert evidence["seed_noise"] == pytest.approx(0.002, rel=0.3)
+    assert evidence["p_value"] < 1e-6
 
 
-def test_rivals_share_the_error() -> None:
-    """Two rivals, 2.5 % each: t(97.5 %, 3) = 3.1824, where one rival has 2.3534."""
-    ranking = _rank([0.80, 0.82], [0.76, 0.78], [0.70, 0.72])
-    assert ranking.noise == pytest.approx(math.sqrt(0.0002))
-    assert ranking.margin(ranking.standings[1]) == pytest.approx(
-        3.1824 * math.sqrt(0.0002), rel=1e-4
-    )
-    assert [s.candidate for s in ranking.tied] == [CANDIDATES[1]]  # .04 < .0450 < .1
-    assert _rank([0.80, 0.82], [0.76, 0.78]).margin(ranking.standings[1]) == pytest.approx(
-        2.9200 * math.sqrt(0.0002), rel=1e-4
-    )
+def test_the_best_and_the_tied_are_named_with_their_accuracies() -> None:
+    fit, made = _fit(noise=0.01), _content(_fit(noise=0.01))
+    best = fit.best
+    assert made["best"]["accuracy"] == pytest.approx(best.mean)
+    assert made["best"]["accuracies"] == {str(s): a for s, a in best.accuracies.items()}
+    assert made["best"]["same_network"] == [best.candidate.coefficients.label]
+    assert [tied["estimate"] for tied in made["tied"]] == [s.estimate for s in fit.tied]
+    assert len(made["tied"]) > 0
 
 
-@pytest.mark.filterwarnings("ignore:Precision loss occurred:RuntimeWarning")  # [1, 1]
-@given(
-    ours=st.lists(st.floats(0, 1), min_size=2, max_size=5),
-    theirs=st.lists(st.floats(0, 1), min_size=2, max_size=5),
-)
-@settings(max_examples=150, deadline=None)
-def test_with_one_rival_a_tie_is_a_t_test(ours: list[float], theirs: list[float]) -> None:
-    ranking = _rank(ours, theirs)
-    assume(ranking.noise > 1e-9)
-    best, other = (standing.accuracies for standing in ranking.standings)
-    test: Any = stats.ttest_ind(best, other, alternative="greater")
-    assume(abs(test.pvalue - 0.05) > 1e-9)
-    assert bool(ranking.tied) == (test.pvalue > 0.05)
+def test_where_noise_explains_all_the_published_shares_are_the_stated_default() -> None:
+    made = _content(_fit(noise=0.05, depth=0.0))
+    assert (made["source"], made["resolved"]) == ("default", False)
+    assert [made[name] for name in ("alpha", "beta", "gamma")] == [1.214, 1.107, 1.16]
+    assert [*made["shares"].values()] == pytest.approx(PUBLISHED.values, abs=1e-3)
+    assert made["region"]["part_of_searched"] == 1.0
 
 
-def test_what_dunnett_s_test_leaves_open_is_tied() -> None:
-    """Bonferroni is a little wider than the exact test of several rivals, never narrower."""
-    rng = np.random.default_rng(5)
-    open_ones = tied = 0
-    for _ in range(10):
-        groups = [list(rng.normal(mean, 0.02, 4)) for mean in (0.8, 0.78, 0.76, 0.74, 0.7)]
-        ranking = _rank(*groups)
-        best, *others = (standing.accuracies for standing in ranking.standings)
-        result = stats.dunnett(*others, control=best, alternative="less", rng=rng)
-        clearly_open = result.pvalue > 0.051
-        is_tied = [standing in ranking.tied for standing in ranking.standings[1:]]
-        assert all(np.array(is_tied)[clearly_open])
-        open_ones, tied = open_ones + clearly_open.sum(), tied + sum(is_tied)
-    assert 0 < open_ones <= tied < 40
-    assert tied - open_ones <= 3
+def test_too_few_networks_give_the_best_triple_per_doubling() -> None:
+    """2^0.25 per doubling is what x4 in cost has as 4^0.25: the power of the ratio is taken out."""
+    fit = _fit(networks=4)
+    assert fit.optimum is None
+    triple = fit.best.candidate.coefficients
+    assert choose(fit, 2.0).coefficients.values == pytest.approx(triple.values)
+    halved = choose(fit, 4.0).coefficients
+    assert halved.values == pytest.approx([value**0.5 for value in triple.values])
+    made = _content(fit)
+    assert (made["source"], made["intervals"], made["region"]) == ("best", None, None)
 
 
-def test_one_seed_resolves_nothing() -> None:
-    ranking = _rank([0.9], [0.1], [0.5])
-    assert [s.mean for s in ranking.standings] == [0.9, 0.5, 0.1]
-    assert math.isnan(ranking.noise)
-    assert (ranking.freedom, ranking.margin(ranking.standings[1])) == (0, math.inf)
-    assert ranking.tied == ranking.standings[1:]
-    assert not ranking.resolved
-    content = json.loads(json.dumps(constants(ranking, {}), allow_nan=False))
-    assert (content["resolved"], content["evidence"]["seed_noise"]) == (False, None)
-    assert [tied["accuracy"] for tied in content["tied"]] == [0.5, 0.1]
-
-
-def test_a_single_network_has_nothing_to_be_resolved_from() -> None:
-    ranking = _rank([0.9, 0.91])
-    assert ranking.tied == ()
-    assert not ranking.resolved
-    assert not constants(ranking, {})["resolved"]
-
-
-def test_without_noise_only_equals_tie_and_the_cheapest_of_them_leads() -> None:
-    ranking = _rank([0.7, 0.7], [0.9, 0.9], [0.9, 0.9], [0.89, 0.89])
-    assert ranking.noise == 0
-    equals = sorted(CANDIDATES[1:3], key=lambda c: c.cost.macs)
-    assert [s.candidate for s in ranking.standings[:2]] == equals
-    assert _tied(ranking) == {equals[1]}
-
-
-@given(st.permutations(range(5)), st.integers(0, 100))
-def test_the_order_of_candidates_changes_nothing(order: list[int], seed: int) -> None:
-    rng = random.Random(seed)
-    groups = [[rng.random() for _ in range(rng.randint(0, 3))] for _ in range(5)]
-    groups[0] = [0.5]
-    accuracies = {
-        c.architecture.digest: g for c, g in zip(CANDIDATES[:5], groups, strict=True) if g
-    }
-    ranking = rank(CANDIDATES[:5], accuracies)
-    shuffled = rank([CANDIDATES[i] for i in order], dict(reversed(accuracies.items())))
-    assert shuffled.standings == ranking.standings
-    assert shuffled.tied == ranking.tied
-
-
-def test_networks_whose_trials_all_failed_are_left_out() -> None:
-    digest = CANDIDATES[3].architecture.digest
-    ranking = rank(CANDIDATES, {digest: [0.5, 0.6], CANDIDATES[1].architecture.digest: []})
-    assert [s.candidate for s in ranking.standings] == [CANDIDATES[3]]
-
-
-def test_no_accuracy_at_all_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"Every trial of the grid failed; trials\.csv"):
-        rank(CANDIDATES, {})
-
-
-@pytest.mark.parametrize("slope", [0, 0.5, 1])
-def test_the_truly_best_is_best_or_tied_in_95_percent_of_grids(slope: float) -> None:
-    """400 grids; equal networks (slope 0) are the worst case, and there 95 % are exact."""
-    rng = random.Random(1)
-    best = max(CANDIDATES, key=lambda c: truth(c.architecture))
-    kept = 0
-    for _ in range(400):
-        ranking = _simulate(rng, 0.02, 3, slope)
-        kept += best in {ranking.best.candidate, *_tied(ranking)}
-    assert kept >= 0.95 * 400
-
-
-def test_small_noise_resolves_and_large_noise_does_not() -> None:
-    rng = random.Random(2)
-    best = max(CANDIDATES, key=lambda c: truth(c.architecture))
-    for _ in range(40):
-        sharp = _simulate(rng, 0.001, 3)
-        assert (sharp.best.candidate, sharp.tied, sharp.resolved) == (best, (), True)
-    assert sum(_simulate(rng, 0.3, 3).resolved for _ in range(40)) <= 2
-
-
-def test_more_seeds_tell_more_networks_apart() -> None:
-    ties = [
-        np.mean([len(_simulate(random.Random(i), 0.02, seeds).tied) for i in range(20)])
-        for seeds in (2, 5, 20)
-    ]
-    assert ties == sorted(ties, reverse=True)
-    assert ties[0] > ties[2] + 1
+def test_a_single_training_is_written_without_nan() -> None:
+    made = json.loads(to_json(content(fitted(np.array([[0.5]]), SHARES[:1]), BASELINE, {}, [], 2)))
+    assert made["evidence"]["seed_noise"] is None
+    assert made["source"] == "default"
+    assert "NaN" not in json.dumps(made)
 
 
 def test_grid_frame_has_a_row_a_network_best_first() -> None:
-    ranking = _rank([0.5, 0.5], [0.9, 0.92], [0.9, 0.9])
-    frame = grid_frame(ranking)
-    best, cost = CANDIDATES[1], CANDIDATES[1].cost
-    row = frame.iloc[0]
-    assert (row["alpha"], row["beta"], row["gamma"]) == best.coefficients.values
-    assert (row["product"], row["measured_ratio"]) == (best.product, best.ratio)
-    assert (row["params"], row["macs"], row["activations"]) == (
-        *(cost.params, cost.macs, cost.activations),
+    fit = _fit(noise=0.01)
+    frame = grid_frame(fit)
+    assert len(frame) == 15
+    assert frame["estimate"].is_monotonic_decreasing
+    assert frame["behind"][0] == 0
+    assert frame["tied_with_best"].sum() == 1 + len(fit.tied)
+    assert frame["probability_best"].sum() == pytest.approx(1)
+    assert frame[["share_depth", "share_width", "share_resolution"]].sum(axis=1).to_numpy() == (
+        pytest.approx(1)
     )
-    assert row["accuracy_std"] == pytest.approx(math.sqrt(0.0002))
-    assert row["digest"] == best.architecture.digest
-    assert row["triples"].split() == [triple.label for triple in best.triples]
-    assert frame["accuracy"].is_monotonic_decreasing
-    assert frame["tied_with_best"].tolist() == [True, True, False]
-    assert frame["seeds"].tolist() == [2, 2, 2]
+    row, standing = frame.iloc[3], fit.standings[3]
+    assert row["digest"] == standing.candidate.architecture.digest
+    assert (row["accuracy"], row["seeds"]) == (pytest.approx(standing.mean), 3)
+    assert row["macs"] == standing.candidate.cost.macs
 
 
-def test_constants_name_the_best_and_their_evidence() -> None:
-    ranking = _rank([0.9, 0.92], [0.5, 0.5], [0.9, 0.9])
-    content = json.loads(json.dumps(constants(ranking, {"epochs": 7})))
-    best = CANDIDATES[0]
-    assert [content[name] for name in ("alpha", "beta", "gamma")] == [*best.coefficients.values]
-    assert (content["product"], content["measured_ratio"]) == (best.product, best.ratio)
-    assert content["same_network"] == [triple.label for triple in best.triples]
-    (tied,) = content["tied"]
-    assert (tied["alpha"], tied["accuracy"]) == (CANDIDATES[2].coefficients.alpha, 0.9)
-    assert not content["resolved"]
-    evidence = content["evidence"]
-    assert evidence["accuracies"] == [0.9, 0.92]
-    assert evidence["seed_noise"] == pytest.approx(math.sqrt(0.0002 / 3))
-    assert (evidence["degrees_of_freedom"], evidence["candidates"], evidence["epochs"]) == (3, 3, 7)
+def test_read_constants_reads_what_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text(to_json(content(_fit(), BASELINE, {}, [], 2.0)))
+    constants = read_constants(file)
+    assert constants.coefficients == choose(_fit(), 2.0).coefficients
+    assert (constants.resolved, constants.source) == (True, "fit")
+    assert constants.baseline is not None
+    assert constants.baseline.digest == BASELINE["digest"]
 
 
-def test_accuracies_are_gathered_by_network_in_seed_order() -> None:
-    def result(candidate: int, seed: int, accuracy: float | None) -> Result:
-        architecture = CANDIDATES[candidate].architecture
-        proposal = Proposal(architecture=architecture, epochs=1, seed=seed)
+def test_read_constants_reads_the_version_before(tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text('{"schema": 1, "alpha": 1.2, "beta": 1.1, "gamma": 1.15, "resolved": false}')
+    constants = read_constants(file)
+    assert constants.coefficients == Coefficients(1.2, 1.1, 1.15)
+    assert not constants.resolved
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not the constants.json of scaling_search.grid: file: Invalid JSON"),
+        ('{"alpha": 1.2, "beta": 1.1}', "gamma: Field required"),
+        ('{"alpha": "1", "beta": 1.1, "gamma": 1.1}', "alpha: Input should be a valid number"),
+        ('{"alpha": -1.0, "beta": 1.1, "gamma": 1.1}', "alpha, beta, gamma > 0"),
+    ],
+)
+def test_what_is_no_constants_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    file.write_text(text)
+    with pytest.raises((ValueError, ScalingError), match=message):
+        read_constants(file)
+    with pytest.raises(ValueError, match=r"missing\.json cannot be read: No such file"):
+        read_constants(tmp_path / "missing.json")
+
+
+def test_accuracies_are_gathered_by_network_and_seed() -> None:
+    networks = [candidate.architecture for candidate in candidates()[:2]]
+
+    def result(network: int, seed: int, accuracy: float | None) -> Result:
+        proposal = Proposal(architecture=networks[network], epochs=1, seed=seed)
         job = Job(slot=0, attempt=0, trial_id=0, number=0, proposal=proposal, cost=1.0, rungs=(1,))
         outcome = Outcome(accuracy=accuracy, reason="" if accuracy else "nan")
         values = None if accuracy is None else (accuracy,)
         return Result(job=job, outcome=outcome, values=values, macs=1, params=1)
 
-    results = [result(0, 2, 0.2), result(1, 0, 0.5), result(0, 0, 0.4), result(0, 1, None)]
-    first, second = (candidate.architecture.digest for candidate in CANDIDATES[:2])
-    assert accuracies_by_digest(results) == {first: [0.4, 0.2], second: [0.5]}
+    results = [result(0, 7, 0.2), result(1, 5, 0.5), result(0, 5, 0.4), result(0, 6, None)]
+    first, second = (network.digest for network in networks)
+    assert accuracies_by_seed(results, first=5) == {first: {2: 0.2, 0: 0.4}, second: {0: 0.5}}

@@ -6,15 +6,16 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from scaling_search import family
 from scaling_search.candidates import find_candidates
-from scaling_search.compound import Coefficients, scale
+from scaling_search.compound import Coefficients
 from scaling_search.grid import main
 from search_spaces.cost import count
-from search_spaces.zoo import efficientnet_b0, load_architecture
+from search_spaces.zoo import load_architecture
 from tests.grid_evaluators import GRID, TINY, arguments, candidates, read_constants, truth
 
 NETWORKS = candidates()
@@ -30,36 +31,37 @@ def test_small_noise_finds_the_known_optimum(
 ) -> None:
     monkeypatch.setenv("GRID_NOISE", "0.001")
     run_dir = tmp_path / "run"
-    assert main(arguments(baseline, run_dir, "--seeds", "3", "--epochs", "2")) == 0
+    assert main(arguments(baseline, run_dir, "--full", "--seeds", "3", "--epochs", "2")) == 0
 
     constants = read_constants(run_dir)
-    found = Coefficients(constants["alpha"], constants["beta"], constants["gamma"])
+    best = constants["best"]
+    found = Coefficients(best["alpha"], best["beta"], best["gamma"])
     assert found == BEST.coefficients
-    assert constants["product"] == pytest.approx(found.product)
-    assert constants["measured_ratio"] == BEST.ratio
-    assert constants["same_network"] == ["1.1/1.1/1.2", "1.2/1.1/1.2"]
-    assert (constants["resolved"], constants["tied"]) == (True, [])
+    assert best["product"] == pytest.approx(found.product)
+    assert best["measured_ratio"] == BEST.ratio
+    assert best["same_network"] == ["1.1/1.1/1.2", "1.2/1.1/1.2"]
+    assert (constants["resolved"], constants["source"]) == (True, "fit")
+    assert len(constants["tied"]) <= 1
     assert constants["baseline"] == {"name": "tiny", "digest": TINY.digest}
     evidence = constants["evidence"]
-    assert evidence["accuracy"] == pytest.approx(truth(BEST.architecture), abs=0.002)
-    assert (evidence["epochs"], evidence["seeds"], len(evidence["accuracies"])) == (2, 3, 3)
+    assert best["accuracy"] == pytest.approx(truth(BEST.architecture), abs=0.002)
+    assert (evidence["epochs"], evidence["seeds"], len(best["accuracies"])) == (2, 3, 3)
     assert (evidence["trials"], evidence["failed_trials"], evidence["candidates"]) == (27, 0, 9)
-    assert evidence["degrees_of_freedom"] == 18
+    assert (evidence["schedule"], evidence["all_trainings"]) == ("full grid", 27)
     assert 0.0003 < evidence["seed_noise"] < 0.003
     assert evidence["evaluator"] == "tests.grid_evaluators:peaked"
 
     table = pd.read_csv(run_dir / "grid.csv")
     assert set(COLUMNS) <= set(table.columns)
-    assert list(table["digest"]) == [
-        c.architecture.digest for c in sorted(NETWORKS, key=lambda c: -truth(c.architecture))
-    ]
+    assert table["digest"][0] == BEST.architecture.digest
+    assert set(table["digest"]) == {c.architecture.digest for c in NETWORKS}
     trials = pd.read_csv(run_dir / "trials.csv")
     assert (len(trials), set(trials["state"])) == (27, {"COMPLETE"})
     assert (run_dir / "grid.png").read_bytes().startswith(b"\x89PNG")
     output = capsys.readouterr().out
     assert "11 triples near x2 (formula) make 9 networks" in output
-    assert "9 networks x 3 seeds x 2 epochs" in output
-    assert "ahead of all others" in output
+    assert "plan    all 27 trainings (9 networks x 3 seeds) of 2 epochs" in output
+    assert "RESOLVED: the networks differ by more than" in output
     assert "NOT RESOLVED" not in output
 
 
@@ -70,30 +72,104 @@ def test_large_noise_is_not_resolved_and_the_tied_are_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("GRID_NOISE", "0.1")
-    assert main(arguments(baseline, tmp_path / "run", "--seeds", "2")) == 0
+    assert main(arguments(baseline, tmp_path / "run", "--full", "--seeds", "2")) == 0
     constants = read_constants(tmp_path / "run")
     assert not constants["resolved"]
-    tied = [Coefficients(t["alpha"], t["beta"], t["gamma"]).label for t in constants["tied"]]
+    assert constants["source"] == "default"
+    tied = constants["tied"]
     assert tied
-    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("NOT RESOLVED"))
-    assert line.startswith(f"NOT RESOLVED: {len(tied)} of the other 8 cannot be told apart")
-    assert line.endswith(": " + ", ".join(tied))
+    output = capsys.readouterr().out
+    assert f"{len(tied)} of the other 8 networks cannot be told apart from the best" in output
+    assert "NOT RESOLVED: noise explains the differences of all networks" in output
+    assert "remedy  " in output
     table = pd.read_csv(tmp_path / "run" / "grid.csv")
     assert table["tied_with_best"].tolist().count(True) == len(tied) + 1
 
 
 def test_one_seed_resolves_nothing(
-    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    baseline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("GRID_NOISE", "0.1")
     assert main(arguments(baseline, tmp_path / "run", "--seeds", "1")) == 0
     assert len(read_constants(tmp_path / "run")["tied"]) == len(NETWORKS) - 1
-    assert "NOT RESOLVED: one seed says nothing about noise" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "NOT RESOLVED: noise explains the differences of all networks" in output
+    assert "one seed says little about noise: --seeds 3 or more" in output
+
+
+def test_a_race_spends_a_third_and_finds_the_same(
+    tmp_path: Path,
+    baseline: Path,
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The full grid in the same folder afterwards trains only what the race did not."""
+    monkeypatch.setenv("GRID_NOISE", "0.01")
+    run_dir = tmp_path / "run"
+    assert main(arguments(baseline, run_dir)) == 0
+    raced = calls.read_text().splitlines()
+    assert 9 < len(raced) <= 18
+    race = read_constants(run_dir)
+    assert race["evidence"]["schedule"] == "race"
+    output = capsys.readouterr().out
+    assert "plan    a race of at most 18 of 54 trainings (9 networks x 6 seeds)" in output
+    assert f"note    {len(raced)} trainings, {len(raced) / 54:.0%} of the full grid's 54" in output
+    assert main(arguments(baseline, run_dir, "--full")) == 0
+    assert Counter(calls.read_text().splitlines()) == Counter(set(calls.read_text().splitlines()))
+    assert len(calls.read_text().splitlines()) == 54
+    full = read_constants(run_dir)
+    winners = [full["best"], *full["tied"]]
+    assert race["best"]["shares"] in [winner["shares"] for winner in winners]
+    assert np.abs(np.subtract(*([*c["shares"].values()] for c in (race, full)))).max() < 0.25
+
+
+def test_a_budget_of_trials_is_kept(tmp_path: Path, baseline: Path, calls: Path) -> None:
+    assert main(arguments(baseline, tmp_path / "run", "--trials", "12")) == 0
+    assert len(calls.read_text().splitlines()) <= 12
+
+
+def test_hours_end_the_race_and_the_same_command_goes_on(
+    tmp_path: Path,
+    baseline: Path,
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Time for some of the trainings; a second start has its own hours and reuses the first's."""
+    monkeypatch.setenv("GRID_NOISE", "0.05")
+    monkeypatch.setenv("GRID_SECONDS", "0.4")
+    run_dir, flags = tmp_path / "run", ["--hours", str(4 / 3600), "--full", "--seeds", "2"]
+    assert main(arguments(baseline, run_dir, *flags)) == 0
+    begun = len(calls.read_text().splitlines())
+    assert 1 <= begun <= 10
+    assert "note    time was up (--hours 0.00111111)" in capsys.readouterr().out
+    monkeypatch.setenv("GRID_SECONDS", "0")
+    assert main(arguments(baseline, run_dir, *flags)) == 0
+    assert len(calls.read_text().splitlines()) == 18
+    assert len(set(calls.read_text().splitlines())) == 18
+    assert "time was up" not in capsys.readouterr().out
+
+
+def test_another_cost_is_the_constraint(tmp_path: Path, baseline: Path) -> None:
+    flags = ["--select", "measured", "--cost", "params", "--seeds", "1", "--max-alpha", "2"]
+    flags += ["--max-beta", "1.5"]
+    assert main([*arguments(baseline, tmp_path / "run"), *flags]) == 0
+    table = pd.read_csv(tmp_path / "run" / "grid.csv")
+    ratios = table["params"] / count(TINY).params
+    assert ratios.between(1.8, 2.2).all()
+    assert table["measured_ratio"].to_numpy() == pytest.approx(ratios.to_numpy())
+    assert read_constants(tmp_path / "run")["evidence"]["cost"] == "params"
 
 
 def test_triples_of_one_network_are_one_trial_and_lines_name_it(
     tmp_path: Path, baseline: Path, calls: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments(baseline, tmp_path / "run", "--seeds", "2", "--seed", "5")) == 0
+    flags = ["--full", "--seeds", "2", "--seed", "5"]
+    assert main(arguments(baseline, tmp_path / "run", *flags)) == 0
     expected = {f"{c.architecture.digest} {seed}" for c in NETWORKS for seed in (5, 6)}
     assert Counter(calls.read_text().splitlines()) == Counter(expected)
     lines = re.findall(r"^ +#\d+  (\S+)  acc ", capsys.readouterr().out, re.MULTILINE)
@@ -114,20 +190,16 @@ def test_measured_selection_takes_only_networks_of_that_cost(
 
 
 def test_the_paper_s_constants_are_admitted_by_default(tmp_path: Path) -> None:
-    """For EfficientNet-B0 with no flags of the grid; family then makes the network that won."""
+    """Its formula for EfficientNet-B0, with no other flags of the grid than that and all seeds."""
     run_dir = tmp_path / "run"
     argv = ["--baseline", "efficientnet-b0", "--evaluator", "tests.grid_evaluators:paper"]
-    assert main([*argv, "--run-dir", str(run_dir), "--seeds", "1"]) == 0
+    argv += ["--select", "formula", "--candidates", "0", "--full", "--seeds", "2"]
+    assert main([*argv, "--run-dir", str(run_dir)]) == 0
     constants = read_constants(run_dir)
-    assert "1.2/1.1/1.15" in constants["same_network"]
-    assert constants["measured_ratio"] == pytest.approx(2.2287, abs=1e-4)
-
-    out = tmp_path / "family"
-    flags = ["--constants", str(run_dir / "constants.json"), "--phi", "1", "--out", str(out)]
-    assert family.main(["--baseline", "efficientnet-b0", *flags]) == 0
-    made = count(load_architecture(out / "B1.json"))
-    paper = count(scale(efficientnet_b0(), Coefficients(1.2, 1.1, 1.15), 1))
-    assert made == paper
+    top = pd.read_csv(run_dir / "grid.csv").sort_values("accuracy").iloc[-1]
+    assert "1.2/1.1/1.15" in top["triples"].split()
+    assert top["measured_ratio"] == pytest.approx(2.2287, abs=1e-4)
+    assert constants["evidence"]["candidates"] > 60
 
 
 def test_the_printed_next_command_makes_the_network_that_won(
@@ -135,15 +207,16 @@ def test_the_printed_next_command_makes_the_network_that_won(
 ) -> None:
     """Rounding included, and a folder whose name needs quotes."""
     run_dir = tmp_path / "my run"
-    flags = ["--depth-rounding", "round", "--resolution-step", "4", "--seeds", "1"]
+    flags = ["--depth-rounding", "round", "--resolution-step", "8", "--seeds", "2", "--full"]
     assert main(arguments(baseline, run_dir, *flags)) == 0
-    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("next"))
-    command = line.removeprefix("next    python -m scaling_search.family ")
-    assert family.main(shlex.split(command)) == 0
-    assert capsys.readouterr().err.count("warning") == 1  # one seed: tied
+    assert read_constants(run_dir)["source"] == "best"  # there are few networks with 8-px steps
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("next")]
+    command = lines[0].removeprefix("next    python -m scaling_search.family ")
+    assert family.main([*shlex.split(command), "--no-measure"]) == 0
     winner = pd.read_csv(run_dir / "grid.csv")["digest"][0]
     made = load_architecture(run_dir / "family" / "B1.json")
     assert made.digest == winner
+    assert lines[1].startswith("next    python -m scaling_search.validate ")
 
 
 def test_a_failing_network_is_left_out_and_reported(
@@ -153,7 +226,7 @@ def test_a_failing_network_is_left_out_and_reported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("GRID_FAILS", BEST.architecture.digest)
-    assert main(arguments(baseline, tmp_path / "run", "--seeds", "2")) == 0
+    assert main(arguments(baseline, tmp_path / "run", "--full", "--seeds", "2")) == 0
     output = capsys.readouterr().out
     assert "note    2 of 18 trials failed; trials.csv has the reasons" in output
     assert "note    1 of 9 networks are not ranked: all their trials failed" in output
@@ -173,7 +246,7 @@ def test_a_dry_run_measures_and_writes_nothing(
     assert sorted(tmp_path.iterdir()) == before
     assert calls.read_text() == ""
     output = capsys.readouterr().out
-    assert "plan    9 networks x 3 seeds x 5 epochs" in output
+    assert "plan    a race of at most 18 of 54 trainings (9 networks x 6 seeds) of 5" in output
     outside = sum(not 1.8 <= candidate.ratio <= 2.2 for candidate in NETWORKS)
     assert f"note    {outside} of 9 networks really cost more or less than the tolerance" in output
 
@@ -187,6 +260,8 @@ def test_a_dry_run_measures_and_writes_nothing(
         (["--baseline", "b9"], "'b9' is neither a file nor a network of the zoo"),
         (["--evaluator", "tests.grid_evaluators"], "must have the form my_module:function"),
         (["--workers", "0"], "`--workers` must be at least 1, but got 0."),
+        (["--trials", "8"], "A budget of 8 trainings does not suffice for one of each of the 9"),
+        (["--cost", "params"], "formula"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -203,7 +278,9 @@ def test_what_cannot_be_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [["--seeds", "0"], ["--epochs", "0"], ["--seed", "-1"]])
+@pytest.mark.parametrize(
+    "flags", [["--seeds", "0"], ["--epochs", "0"], ["--seed", "-1"], ["--trials", "0"]]
+)
 def test_numbers_out_of_range_are_refused(
     flags: list[str], tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,7 +294,8 @@ def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     baseline = tmp_path / "tiny.json"
     baseline.write_text(replace(TINY, resolution=8, num_classes=1000).to_json())
     run_dir = tmp_path / "run"
-    flags = ["--step", "0.25", "--tolerance", "0.15", "--max-alpha", "1.25", "--max-beta", "1.25"]
+    flags = ["--step", "0.25", "--tolerance", "0.15", "--select", "formula"]
+    flags += ["--max-alpha", "1.25", "--max-beta", "1.25", "--max-gamma", "1.5"]
     argv = ["--baseline", str(baseline), "--data", "digits", "--run-dir", str(run_dir), *flags]
     assert main([*argv, "--epochs", "1", "--seeds", "2"]) == 0
     output = capsys.readouterr().out
@@ -233,8 +311,9 @@ def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert constants["evidence"]["failed_trials"] == 0
     argv = ["--baseline", str(run_dir / "baseline.json"), "--phi", "0", "1"]
     argv += ["--constants", str(run_dir / "constants.json"), "--out", str(tmp_path / "family")]
+    argv.append("--no-measure")
     assert family.main(argv) == 0
     assert "was fitted to" not in capsys.readouterr().err
     b1 = load_architecture(tmp_path / "family" / "B1.json")
-    assert b1.digest == pd.read_csv(run_dir / "grid.csv")["digest"][0]
     assert b1.num_classes == 10
+    assert count(b1).macs > count(scaled).macs

@@ -67,7 +67,7 @@ def test_kill_and_start_again_repeats_nothing_and_ends_the_same(
     """kill -9 twice in the middle, then the same command; beside it a run left alone."""
     monkeypatch.setenv("GRID_NOISE", "0.01")
     run_dir = tmp_path / "killed"
-    argv = arguments(baseline, run_dir, "--seeds", "2")
+    argv = arguments(baseline, run_dir, "--full", "--seeds", "2")
     for number in (4, 9):
         process = _start(argv, GRID_SECONDS="0.2")
         _wait_for_calls(calls, number, process)
@@ -82,7 +82,29 @@ def test_kill_and_start_again_repeats_nothing_and_ends_the_same(
     assert {counts[key] for key in finished} == {1}
     assert sum(counts.values()) <= 18 + 2  # what ran when the process died, at most
     calls.write_text("")
-    assert main(arguments(baseline, tmp_path / "whole", "--seeds", "2")) == 0
+    assert main(arguments(baseline, tmp_path / "whole", "--full", "--seeds", "2")) == 0
+    assert set(calls.read_text().splitlines()) == set(counts)
+    for name in ("constants.json", "grid.csv"):
+        assert (run_dir / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_killed_race_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, baseline: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 in the first round and in a later one: the same trainings, the same constants."""
+    monkeypatch.setenv("GRID_NOISE", "0.01")
+    run_dir = tmp_path / "killed"
+    for number in (5, 12):
+        process = _start(arguments(baseline, run_dir), GRID_SECONDS="0.2")
+        _wait_for_calls(calls, number, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finished = _finished(run_dir)
+    assert main(arguments(baseline, run_dir)) == 0
+    counts = Counter(calls.read_text().splitlines())
+    assert {counts[key] for key in finished} == {1}
+    calls.write_text("")
+    assert main(arguments(baseline, tmp_path / "whole")) == 0
     assert set(calls.read_text().splitlines()) == set(counts)
     for name in ("constants.json", "grid.csv"):
         assert (run_dir / name).read_text() == (tmp_path / "whole" / name).read_text()
@@ -118,6 +140,7 @@ def test_ctrl_c_says_how_to_go_on(
         (["--seed", "1"], "seed was 0, now 1"),
         (["--epochs", "9"], "epochs was 5, now 9"),
         (["--select", "measured"], "select was 'formula', now 'measured'"),
+        (["--candidates", "5"], "candidates was 24, now 5"),
         (["--max-beta", "1.3"], "bounds was [1.4, 1.2, 1.2], now [1.4, 1.3, 1.2]"),
         (["--depth-rounding", "round"], "depth was 'ceil', now 'round'"),
         (["--evaluator", "tests.grid_evaluators:paper"], "evaluator was 'tests.grid_evaluators:p"),
@@ -149,15 +172,14 @@ def test_more_seeds_later_reuse_what_was_measured(
     monkeypatch.setenv("GRID_NOISE", "0.01")
     run_dir = tmp_path / "run"
     assert main(arguments(baseline, run_dir, "--seeds", "1")) == 0
-    assert main(arguments(baseline, run_dir, "--seeds", "3")) == 0
+    assert main(arguments(baseline, run_dir, "--full", "--seeds", "3")) == 0
     counts = Counter(calls.read_text().splitlines())
     assert (len(counts), set(counts.values())) == (27, {1})
     trials = pd.read_csv(run_dir / "trials.csv")
-    assert trials.groupby("study").size().tolist() in ([9, 27], [27, 9])
-    assert trials["reused_from"].notna().tolist().count(True) == 9
+    assert trials.groupby("study").size().tolist() == [9, 9, 9]
     assert not trials.duplicated(["study", "number"]).any()
 
-    assert main(arguments(baseline, tmp_path / "at once", "--seeds", "3")) == 0
+    assert main(arguments(baseline, tmp_path / "at once", "--full", "--seeds", "3")) == 0
     assert read_constants(run_dir) == read_constants(tmp_path / "at once")
 
 
@@ -169,7 +191,7 @@ def test_the_same_command_again_measures_nothing(
     assert main(arguments(baseline, run_dir, "--seeds", "1")) == 0
     assert calls.read_text() == ""
     assert (run_dir / "constants.json").read_bytes() == before
-    assert "best    alpha" in capsys.readouterr().out
+    assert "best    1." in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -177,12 +199,12 @@ def test_two_ray_workers_give_what_one_process_gives(
     tmp_path: Path, baseline: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRID_NOISE", "0.01")
-    argv = arguments(baseline, tmp_path / "ray", "--seeds", "2", "--workers", "2")
+    argv = arguments(baseline, tmp_path / "ray", "--full", "--seeds", "2", "--workers", "2")
     process = _start(argv, GRID_SECONDS="0.3")
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert "2 x 1 thread on Ray Tune" in output
     counts = Counter(calls.read_text().splitlines())
     assert (len(counts), set(counts.values())) == (18, {1})
-    assert main(arguments(baseline, tmp_path / "alone", "--seeds", "2")) == 0
+    assert main(arguments(baseline, tmp_path / "alone", "--full", "--seeds", "2")) == 0
     assert read_constants(tmp_path / "ray") == read_constants(tmp_path / "alone")

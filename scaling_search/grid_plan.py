@@ -1,0 +1,219 @@
+"""A grid made definite: the networks to train, in what order, at what price."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from nas.cli import UserError, format_duration
+from nas.search.metrics import Metric
+from nas.search.session import about, estimate
+from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
+from scaling_search.resolvable import resolvability
+from scaling_search.triples import Grid
+from search_spaces.adapt import adapt_classes
+from search_spaces.builder import AnyNetwork
+from search_spaces.rounding import Rounding
+
+if TYPE_CHECKING:
+    from nas.search.task import Task
+    from nas.search.workers import Workers
+    from scaling_search.grid import Settings
+    from scaling_search.race import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Settings, made definite by what they name."""
+
+    settings: "Settings"
+    task: "Task"
+    base: AnyNetwork
+    """The baseline, with the task's resolution and classes."""
+    metric: Metric
+    rounding: Rounding
+    found: int
+    """Networks of the grid, before some are left out."""
+    candidates: tuple[Candidate, ...]
+    remarks: tuple[str, ...]
+    """What was changed, and what the grid cannot resolve."""
+    workers: "Workers"
+    seconds: float | None
+    """Of one training of the typical candidate on one worker, estimated; None: no telling."""
+    started: float
+    """When the command began, by `time.monotonic`."""
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must not change when the run goes on."""
+        settings, metric = self.settings, self.metric
+        return {
+            "baseline": self.base.digest,
+            "cost": metric.name,
+            **({metric.name: dict(metric.conditions)} if metric.conditions else {}),
+            "step": settings.step,
+            "tolerance": settings.tolerance,
+            "ratio": settings.ratio,
+            "bounds": [settings.max_alpha, settings.max_beta, settings.max_gamma],
+            "select": settings.select,
+            "candidates": settings.candidates,
+            "rounding": asdict(self.rounding),
+            "epochs": settings.epochs,
+            "seed": settings.seed,
+            **self.task.conditions,
+        }
+
+    @property
+    def schedule(self) -> "Schedule":
+        """A fresh race, or all trainings.
+
+        Raises:
+            ScalingError: The budget is too small.
+        """
+        from scaling_search.race import FullGrid, Race, default_budget
+
+        settings = self.settings
+        shared: dict[str, Any] = {
+            "candidates": self.candidates,
+            "seeds": settings.seeds,
+            "target": settings.ratio,
+            "seed": settings.seed,
+        }
+        if settings.full:
+            return FullGrid(**shared)
+        budget = settings.trials or default_budget(len(self.candidates), settings.seeds)
+        return Race(**shared, budget=budget, at_once=self.workers.count)
+
+    def describe(self) -> list[str]:
+        """The plan, for the terminal."""
+        settings, base, metric = self.settings, self.base, self.metric
+        triples = sum(len(c.triples) for c in self.candidates)
+        ratios = [c.ratio for c in self.candidates]
+        left_out = self.found - len(self.candidates)
+        lines = [
+            *self.task.describe(),
+            f"base    {base.name} · {base.resolution} px · {metric.format(metric(base))} · digest "
+            f"{base.digest}",
+            f"cost    {metric.describe()}",
+            f"grid    {triples} triples near x{settings.ratio:g} ({settings.select}) make "
+            f"{len(self.candidates)} networks, measured x{min(ratios):.2f} to x{max(ratios):.2f}"
+            + (f"; {left_out} more between them are left out (--candidates)" if left_out else ""),
+            candidates_table(self.candidates),
+            *(f"note    {remark}" for remark in self.remarks),
+        ]
+        low, high = (settings.ratio * (1 + s * settings.tolerance) for s in (-1, 1))
+        if outside := sum(not low <= ratio <= high for ratio in ratios):
+            lines.append(
+                f"note    {outside} of {len(ratios)} networks really cost more or less than the "
+                "tolerance allows; the fit corrects for it. --select measured needs no correction"
+            )
+        return [*lines, self._budget_line()]
+
+    def _budget_line(self) -> str:
+        settings, number = self.settings, len(self.candidates)
+        every = number * settings.seeds
+        budget = self.schedule.budget
+        kind = "all" if settings.full else f"a race of at most {budget} of"
+        time_needed = None if self.seconds is None else self.seconds * budget / self.workers.count
+        hours = "" if settings.hours is None else f", within {settings.hours:g} h"
+        return (
+            f"plan    {kind} {every} trainings ({number} networks x {settings.seeds} seeds) of "
+            f"{settings.epochs} epochs{hours}, {self.workers.describe()} · {about(time_needed)}"
+        )
+
+    def check_hours(self) -> None:
+        """Refuse hours that do not suffice for the first round.
+
+        Raises:
+            UserError: They do not, as far as can be told.
+        """
+        hours, number = self.settings.hours, len(self.candidates)
+        if hours is None or self.seconds is None:
+            return
+        needed = self.seconds * number / self.workers.count
+        if needed > hours * 3600:
+            raise UserError(
+                f"`--hours {hours:g}` does not suffice for one training of each of the {number} "
+                f"networks, about {format_duration(needed)}. Raise it, or take fewer "
+                "`--candidates`, `--epochs` or `--max-images`."
+            )
+
+    def affordable(self, slowest: float | None) -> int | None:
+        """How many trainings there is time for now, of `slowest` seconds each; None: no limit."""
+        if self.settings.hours is None:
+            return None
+        seconds = self.seconds if slowest is None else slowest
+        if seconds is None:  # one round of the workers tells
+            return self.workers.count
+        left = self.settings.hours * 3600 - (time.monotonic() - self.started)
+        return max(0, int(left / max(seconds, 1e-6))) * self.workers.count
+
+
+def prepare(settings: "Settings") -> Plan:
+    """What the settings name, loaded and counted.
+
+    Raises:
+        ValueError: The flags contradict one another, or cannot be met.
+    """
+    started = time.monotonic()
+    grid = Grid(
+        step=settings.step,
+        alpha=_bounds(settings.max_alpha),
+        beta=_bounds(settings.max_beta),
+        gamma=_bounds(settings.max_gamma),
+        target=settings.ratio,
+        tolerance=settings.tolerance,
+        selection=settings.select,
+    )
+    workers, base = settings.where(), settings.load_base()
+    metric, rounding = settings.metric(workers), settings.rounding(base)
+    if not metric.conditions:  # arithmetic, so an empty grid is refused before images are read
+        find_candidates(base, grid, rounding, metric)
+    finest = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
+    task, native = settings.load_scaling_task(base, math.ceil(base.resolution * finest), workers)
+    remarks: list[str] = []
+    if task.num_classes != base.num_classes:
+        change = f"{base.num_classes} -> {task.num_classes} classes"
+        remarks.append(f"classifier of {base.name}: {change}")
+        base = adapt_classes(base, task.num_classes)
+    found = find_candidates(base, grid, rounding, metric)
+    candidates = spread(found, settings.candidates) if settings.candidates else found
+    plan = Plan(
+        settings=settings,
+        task=task,
+        base=base,
+        metric=metric,
+        rounding=rounding,
+        found=len(found),
+        candidates=candidates,
+        remarks=(*remarks, *resolvability(base, grid, rounding), *_enlarged(candidates, native)),
+        workers=workers,
+        seconds=_seconds(task, candidates, settings.epochs, workers),
+        started=started,
+    )
+    plan.check_hours()
+    return plan
+
+
+def _bounds(highest: float | None) -> tuple[float, float] | None:
+    return None if highest is None else (1.0, highest)
+
+
+def _enlarged(candidates: Sequence[Candidate], native: int | None) -> list[str]:
+    finest = max(candidate.architecture.resolution for candidate in candidates)
+    if native is None or finest <= native:
+        return []
+    return [
+        f"resolutions go up to {finest} px, but the images have {native}: the larger ones show "
+        "nothing more. A smaller --resolution lets gamma buy real pixels"
+    ]
+
+
+def _seconds(
+    task: "Task", candidates: Sequence[Candidate], epochs: int, workers: "Workers"
+) -> float | None:
+    """Of one training, from a few timed steps of the candidate of median multiply-adds."""
+    typical = sorted(candidates, key=lambda c: c.cost.macs)[len(candidates) // 2]
+    seconds = estimate(task, workers, [(typical.architecture, epochs)])
+    return None if seconds is None else seconds * workers.count

@@ -1,0 +1,101 @@
+"""The flags that grid and validate share: the network to scale, its cost, and how it is rounded."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nas.search.costs import CostName, load_metric
+from nas.search.metrics import Metric
+from nas.search.options import TrialOptions
+from scaling_search.compound import default_rounding
+from search_spaces.adapt import adapt_resolution
+from search_spaces.builder import AnyNetwork
+from search_spaces.rounding import Rounding
+from search_spaces.zoo import load_architecture
+
+if TYPE_CHECKING:
+    from nas.search.task import Task
+    from nas.search.workers import Workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingOptions(TrialOptions):
+    """Base of the `Settings` of `scaling_search.grid` and `scaling_search.validate`."""
+
+    baseline: str
+    """The network to scale: the baseline.json of nas.run, a zoo name, or your own builder as
+    my_module:build@64, called as build(depth, width, resolution) at a base of 64 px."""
+    resolution: int | None = None
+    """Side of the base's images in px, by default the baseline's own; strides that a smaller image
+    does not survive are dropped."""
+    run_dir: Path
+    """Where the record is kept; the same command on the same folder resumes."""
+    cost: CostName = "macs"
+    """The cost that networks to compare have in common. `latency` is measured on the device that
+    trials run on, and kept in latency.json of the run folder; `memory` is the peak of a training
+    step of --batch-size images."""
+    latency_batch: int = 1
+    """Images of an inference in `--cost latency`."""
+    depth_rounding: Literal["ceil", "round"] = "ceil"
+    """Repeats are rounded up (as published) or half up, which resolves alpha better."""
+    resolution_step: int | None = None
+    """Pixels that resolutions are a multiple of; by default 8 at 224 px, less below."""
+    seeds: int = 6
+    """Trainings of a network, at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_positive("seeds", "resolution", "resolution_step", "latency_batch")
+
+    def load_base(self) -> AnyNetwork:
+        """The network to scale, at the resolution asked for.
+
+        Raises:
+            ArchitectureError: There is no such network.
+        """
+        base = load_architecture(self.baseline)
+        return base if self.resolution is None else adapt_resolution(base, self.resolution)
+
+    def rounding(self, base: AnyNetwork) -> Rounding:
+        """How scaled networks are rounded."""
+        rounding = replace(default_rounding(base, 1), depth=self.depth_rounding)
+        if self.resolution_step is None:
+            return rounding
+        return replace(rounding, resolution_divisor=self.resolution_step)
+
+    def metric(self, workers: "Workers") -> Metric:
+        """The cost.
+
+        Raises:
+            UserError: Latencies of the folder were measured under other conditions.
+        """
+        return load_metric(
+            self.cost,
+            run_dir=self.run_dir,
+            workers=workers,
+            latency_batch=self.latency_batch,
+            batch_size=self.batch_size,
+            writes=not self.dry_run,
+        )
+
+    def load_scaling_task(
+        self, base: AnyNetwork, largest: int, workers: "Workers"
+    ) -> "tuple[Task, int | None]":
+        """The task, and the side of its images as they come (None without images).
+
+        Images are stored with the pixels that networks of up to `largest` px can use, and none
+        that are not there.
+
+        Raises:
+            ValueError: The flags contradict one another, or the images cannot be used.
+        """
+        store = native = None
+        if self.evaluator is None:
+            from nas.data.dataset import native_size
+
+            native = native_size(self.data)
+            store = max(base.resolution, min(largest, native))
+        task = self.load_task(
+            workers, resolution=base.resolution, num_classes=base.num_classes, store_size=store
+        )
+        return task, native

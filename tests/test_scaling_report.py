@@ -1,0 +1,98 @@
+"""The grid's verdict in words, and its plot."""
+
+import numpy as np
+import pytest
+
+from scaling_search.fit import Fit
+from scaling_search.report import remedies, seeds_needed, summary, triangle_plot
+from tests.scaled import fitted, lattice, peak
+
+SHARES = lattice(4)
+
+
+def _fit(noise: float, depth: float = 0.06, networks: int = 15, seeds: int = 3) -> Fit:
+    rng = np.random.default_rng(1)
+    truth = peak((0.25, 0.25, 0.5), depth)(SHARES[:networks])
+    return fitted(truth[:, None] + rng.normal(0, noise, (networks, seeds)), SHARES[:networks])
+
+
+def _line(lines: list[str], start: str) -> str:
+    return next(line for line in lines if line.startswith(start))
+
+
+def test_a_resolved_fit_tells_optimum_region_and_known_rules() -> None:
+    fit = _fit(0.002)
+    lines = summary(fit, 0.1, 2.0)
+    assert _line(lines, "best ").startswith(
+        f"best    {fit.best.candidate.coefficients.label} · accuracy {fit.best.mean:.4f}"
+    )
+    assert "90 % region: depth 0." in _line(lines, "fit ")
+    assert any("published (0.28/0.29/0.43): " in line for line in lines)
+    assert any("width (0.00/1.00/0.00): " in line for line in lines)
+    assert _line(lines, "RESOLVED").startswith("RESOLVED: the networks differ by more than noise")
+    assert _line(lines, "result ").endswith("for every doubling of cost (the fit's optimum)")
+    assert not any(line.startswith(("remedy", "NOT")) for line in lines)
+
+
+def test_how_far_a_rule_is_behind_is_about_right() -> None:
+    """Depth alone: .06 * (.75^2 + .25^2 + .5^2) = .0525 below the peak."""
+    (line,) = (x for x in summary(_fit(0.001), None, 2.0) if "depth (1.00" in x)
+    behind = float(line.split("): ")[1].split(" behind")[0])
+    assert behind == pytest.approx(0.0525, abs=0.003)
+
+
+def test_noise_that_explains_all_is_said_with_its_remedies() -> None:
+    lines = summary(_fit(0.03, depth=0.0), None, 2.0)
+    assert _line(lines, "NOT RESOLVED").startswith(
+        "NOT RESOLVED: noise explains the differences of all networks (p "
+    )
+    assert "a default and no finding" in _line(lines, "result ")
+    assert "alpha=1.214 beta=1.107 gamma=1.16 " in _line(lines, "result ")
+    found = [line for line in lines if line.startswith("remedy")]
+    assert any("more --epochs" in line for line in found)
+    assert any("--ratio 4: networks differ more" in line for line in found)
+
+
+def test_few_networks_and_one_seed_say_what_is_missing() -> None:
+    few = summary(_fit(0.001, networks=4), None, 2.0)
+    assert "the networks differ by more than seed noise" in _line(few, "RESOLVED")
+    assert "a surface needs 9 networks of different shares, and there are 4" in _line(few, "remedy")
+    assert "too few for a fit" in _line(few, "result ")
+    one_seed = _fit(0.001, networks=4, seeds=1)
+    assert "too few trainings" in _line(summary(one_seed, None, 2.0), "NOT RESOLVED")
+    assert remedies(one_seed, 2.0)[-1].startswith("one seed says little about noise: --seeds 3")
+    alone = fitted(np.array([[0.5, 0.6]]), SHARES[:1])
+    assert _line(summary(alone, None, 2.0), "NOT RESOLVED").endswith("there is one network only.")
+    assert remedies(alone, 2.0) == [
+        "there is one network only: a smaller --step, wider bounds, or --ratio 4"
+    ]
+
+
+def test_seeds_needed_suffice() -> None:
+    """Where differences are real but small, so many seeds do show them, four times in five."""
+    rng = np.random.default_rng(1)
+    truth = peak((0.25, 0.25, 0.5), 0.02)(SHARES)
+    values = truth[:, None] + rng.normal(0, 0.01, (len(SHARES), 3))
+    needed = seeds_needed(fitted(values, SHARES))
+    assert needed is not None
+    resolved = [
+        fitted(truth[:, None] + rng.normal(0, 0.01, (len(SHARES), needed)), SHARES).resolved
+        for _ in range(20)
+    ]
+    assert sum(resolved) >= 12
+
+
+def test_no_better_than_the_largest_class_is_a_warning() -> None:
+    fit = _fit(0.002)
+    assert any(
+        line.startswith("WARNING no candidate is better than the largest class (60.0%)")
+        for line in summary(fit, 0.6, 2.0)
+    )
+    assert not any(line.startswith("WARNING") for line in summary(fit, 0.1, 2.0))
+
+
+@pytest.mark.parametrize("networks", [1, 2, 4, 15])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_plot_is_a_png_whatever_there_is(networks: int, seeds: int) -> None:
+    fit = _fit(0.002, networks=networks, seeds=seeds)
+    assert triangle_plot(fit).startswith(b"\x89PNG")
