@@ -17,16 +17,13 @@ from scaling_search.compound import (
     scale_by,
     shift_dropout,
 )
-from scaling_search.released import PAPER, RELEASED, release, released_family
+from scaling_search.released import PAPER, released_family
 from search_spaces.architecture import Architecture, Stage
 from search_spaces.cost import count
 from search_spaces.ops import Bottleneck
 from search_spaces.rounding import Rounding
 from search_spaces.zoo import ZOO, efficientnet_b0, resnet50
-from tests.golden_files import golden
 from tests.strategies import architectures
-
-MEMBERS = [f"B{index}" for index in range(8)]
 
 coefficients = st.builds(
     Coefficients, alpha=st.floats(1, 2), beta=st.floats(1, 1.5), gamma=st.floats(1, 1.5)
@@ -43,56 +40,6 @@ def _sizes(architecture: Architecture) -> tuple[int, ...]:
     """Every whole number that scaling moves."""
     repeats = (stage.repeats for stage in architecture.stages)
     return (architecture.resolution, *architecture.widths, *repeats)
-
-
-@pytest.mark.parametrize("member", MEMBERS)
-def test_released_networks_cost_what_is_published(member: str) -> None:
-    expected, cost = golden("efficientnet")[member], count(release(member))
-    assert (cost.params, cost.macs) == (expected["params"], expected["macs"])
-    decimals = len(expected["acts_m"].split(".")[1])
-    assert f"{cost.activations / 1e6:.{decimals}f}" == expected["acts_m"]
-
-
-@pytest.mark.parametrize("member", MEMBERS)
-def test_released_networks_have_the_published_shape(member: str) -> None:
-    expected, network = golden("efficientnet")[member], release(member)
-    assert network.stem.width == expected["stem"]
-    assert [stage.width for stage in network.stages] == expected["widths"]
-    assert [stage.repeats for stage in network.stages] == expected["repeats"]
-    assert sum(stage.repeats for stage in network.stages) == expected["blocks"]
-    assert network.head_width == expected["head"]
-    assert (network.resolution, network.dropout) == (expected["resolution"], expected["dropout"])
-
-
-@pytest.mark.parametrize("member", MEMBERS)
-def test_released_factors_are_the_published_ones(member: str) -> None:
-    expected, factors = golden("efficientnet")[member], RELEASED[member]
-    for field in ("width", "depth", "resolution", "dropout"):
-        assert getattr(factors, field) == expected[field]
-    assert [f"{phi:.2f}" for phi in factors.implied_phi] == expected["implied_phi"]
-
-
-@pytest.mark.parametrize(
-    ("member", "params", "giga_macs"), [("B8", 87_413_142, "62.60"), ("L2", 480_309_308, "475.70")]
-)
-def test_the_large_released_networks(member: str, params: int, giga_macs: str) -> None:
-    cost = count(release(member))
-    assert (cost.params, f"{cost.macs / 1e9:.2f}") == (params, giga_macs)
-
-
-def test_the_released_family_is_b0_to_b7_in_order() -> None:
-    family = released_family()
-    assert [member.name for member in family] == [f"efficientnet-b{index}" for index in range(8)]
-    assert family[0] == efficientnet_b0()
-
-
-def test_another_base_takes_the_released_ratios() -> None:
-    base = replace(efficientnet_b0(), name="mine", resolution=64, dropout=0.1)
-    family = released_family(base)
-    assert [member.resolution for member in family] == [64, 68, 74, 86, 108, 130, 150, 172]
-    assert [member.dropout for member in family] == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
-    assert family[7].widths == release("B7").widths
-    assert (family[7].name, release("L2", base).name) == ("mine-b7", "mine-l2")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +178,7 @@ def test_small_images_are_scaled_in_small_steps() -> None:
 def test_dropout_grows_and_stays_near_the_released_rates() -> None:
     rates = [scale(efficientnet_b0(), PAPER, phi).dropout for phi in range(8)]
     assert rates == [0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.5]
-    released = [release(member).dropout for member in MEMBERS]
+    released = [member.dropout for member in released_family()]
     assert all(abs(a - b) < 0.0501 for a, b in zip(rates, released, strict=True))
 
 
