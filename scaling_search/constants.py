@@ -138,7 +138,7 @@ def content(
                 "optima, within what the candidates span",
                 "tied": "behind the best by no more than noise explains (one-sided t on the mixed "
                 "model of all trainings, 5 % error shared by all rivals)",
-                "resolved": "F test of the surface against networks that are all equal, 5 %",
+                "resolved": "F test of the surface against networks that are all equal, p <= .025",
             },
             **evidence,
         },

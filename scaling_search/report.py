@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from scaling_search.constants import choose
-from scaling_search.fit import ERROR, Fit
+from scaling_search.fit import MARK, Fit
 from scaling_search.shares import AXES, RULES, Shares
 from scaling_search.surface import MIN_FOR_QUADRATIC
 
@@ -102,7 +102,7 @@ def seeds_needed(fit: Fit) -> int | None:
         return None
     for more in range(2, _MAX_SEEDS):
         freedom = networks * (more - 1)
-        critical = stats.f.isf(ERROR, between, freedom)
+        critical = stats.f.isf(MARK, between, freedom)
         if stats.ncf.sf(critical, between, freedom, observed * more / seeds) >= _POWER:
             return more
     return None
@@ -144,7 +144,7 @@ def _unresolved(fit: Fit) -> list[str]:
         return ["NOT RESOLVED: too few trainings to tell networks from noise."]
     return [
         f"NOT RESOLVED: noise explains the differences of all networks (p {fit.p_value:.2g}, and "
-        f"{ERROR:g} is the mark)."
+        f"{MARK:g} is the mark)."
     ]
 
 

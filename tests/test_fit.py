@@ -50,11 +50,11 @@ def test_the_optimum_is_found_and_the_more_seeds_the_smaller_the_region() -> Non
         assert low <= high
 
 
-def test_equal_networks_are_called_different_one_time_in_twenty() -> None:
+def test_equal_networks_are_rarely_called_different() -> None:
     rng = np.random.default_rng(0)
     fits = [fitted(rng.normal(0.5, 0.01, (len(SHARES), 2)), SHARES) for _ in range(100)]
     false_alarms = sum(fit.resolved for fit in fits)
-    assert false_alarms <= 11  # P(more | 5 %) = .004
+    assert false_alarms <= 8  # P(more | 2.5 %) = .001
     assert stats.kstest([fit.p_value for fit in fits], "uniform").pvalue > 0.001
 
 
@@ -170,7 +170,7 @@ def test_the_same_trainings_give_the_same_fit() -> None:
 @settings(max_examples=50)
 def test_constants_double_the_cost(parts: list[float]) -> None:
     shares = Shares(*(part / sum(parts) for part in parts))
-    assert coefficients_of(shares).product == pytest.approx(2, rel=2e-3)
+    assert coefficients_of(shares).product == pytest.approx(2, rel=4e-3)
     assert Shares.of(shares.coefficients()).values == pytest.approx(shares.values)
 
 
