@@ -7,12 +7,13 @@ ends with a network that truly is as good as the best. `--replay` races over the
 real, complete grid instead, whose own winners are then the truth.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,9 +22,14 @@ from tabulate import tabulate
 from nas.cli import UserError
 from nas.cli import main as cli_main
 from scaling_search.candidates import Candidate, Grid, find_candidates, spread
+from scaling_search.compound import Coefficients, scale
 from scaling_search.fit import Fit
 from scaling_search.race import Race, default_budget
+from scaling_search.shares import Shares
+from search_spaces.builder import AnyNetwork
+from search_spaces.cost import count
 from search_spaces.files import atomic_write
+from search_spaces.rounding import Rounding
 from search_spaces.zoo import load_architecture
 
 Truth = Callable[[np.ndarray], np.ndarray]
@@ -66,6 +72,8 @@ class Trial:
     """Whether the race's best is within half the noise of the truly best."""
     winner_full: bool
     """Whether it is among those that the full grid cannot tell apart from its best."""
+    kept: float
+    """Part of the full grid's winners that are among the race's."""
     overlap: float
     """Networks in both sets of winners over those in either."""
     spent: float
@@ -132,6 +140,7 @@ def race_and_grid(
         area=1.0 if race.fit.region is None else float(race.fit.region.mean()),
         winner_true=truth is not None and _is_as_good(winner, candidates, truth, noise / 2),
         winner_full=winner.architecture.digest in theirs,
+        kept=len(ours & theirs) / len(theirs),
         overlap=len(ours & theirs) / len(ours | theirs),
         spent=race.spent / accuracies.size,
         resolved=race.fit.resolved,
@@ -187,7 +196,8 @@ def _replayed(settings: Settings, folder: Path) -> list[str]:
     for repetition in range(settings.repetitions):
         shuffled = accuracies[:, rng.permutation(accuracies.shape[1])]
         trials.append(race_and_grid(candidates, shuffled, truth=None, noise=0.0, seed=repetition))
-    summary = {k: v for k, v in _summary(trials).items() if "true" not in k}
+    unknown = ("region holds the true optimum", "the same, full grid", "winner truly tied")
+    summary = {name: value for name, value in _summary(trials).items() if name not in unknown}
     return [
         f"{folder}: {accuracies.shape[0]} networks x {accuracies.shape[1]} seeds, "
         f"{settings.repetitions} races over its seeds in random order",
@@ -202,15 +212,36 @@ def read_grid(folder: Path) -> tuple[list[Candidate], np.ndarray]:
     Raises:
         UserError: The folder holds no complete grid.
     """
-    from scaling_search.grid import read_candidates
-
-    trials = pd.read_csv(folder / "trials.csv").dropna(subset="accuracy")
-    candidates = read_candidates(folder)
-    table = trials.pivot_table(index="digest", columns="seed", values="accuracy")
+    try:
+        base = load_architecture(folder / "baseline.json")
+        rounding = Rounding(
+            **json.loads((folder / "config.json").read_text())["conditions"]["rounding"]
+        )
+        grid, trials = (pd.read_csv(folder / name) for name in ("grid.csv", "trials.csv"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} is no finished run of scaling_search.grid: {error}.") from error
+    candidates = [_candidate(base, rounding, row) for row in grid.to_dict("records")]
+    measured = trials.dropna(subset=["accuracy"])
+    table = measured.pivot_table(index="digest", columns="seed", values="accuracy")
     table = table.reindex([c.architecture.digest for c in candidates])
     if table.isna().to_numpy().any():
         raise UserError(f"{folder} holds no complete grid. Run scaling_search.grid with --full.")
     return candidates, table.to_numpy()
+
+
+def _candidate(base: AnyNetwork, rounding: Rounding, row: Mapping[Any, Any]) -> Candidate:
+    """A candidate from its row of grid.csv."""
+    coefficients = Coefficients(row["alpha"], row["beta"], row["gamma"])
+    network = scale(base, coefficients, 1, rounding)
+    assert network.digest == row["digest"], f"{coefficients.label} makes another network now"
+    return Candidate(
+        architecture=network,
+        coefficients=coefficients,
+        triples=(coefficients,),
+        cost=count(network),
+        ratio=row["measured_ratio"],
+        shares=Shares(row["share_depth"], row["share_width"], row["share_resolution"]),
+    )
 
 
 def _summary(trials: Sequence[Trial]) -> dict[str, str]:
@@ -223,6 +254,7 @@ def _summary(trials: Sequence[Trial]) -> dict[str, str]:
         "part of the triangle": f"{np.mean([t.area for t in trials]):.0%}",
         "winner truly tied": share("winner_true"),
         "winner tied in the full grid": share("winner_full"),
+        "its winners kept": f"{np.mean([t.kept for t in trials]):.0%}",
         "winners in common": f"{np.mean([t.overlap for t in trials]):.0%}",
         "trainings": f"{np.mean([t.spent for t in trials]):.1%}",
         "resolved": f"{np.mean([t.resolved for t in trials]):.0%}",

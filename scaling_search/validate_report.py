@@ -11,8 +11,8 @@ from tabulate import tabulate
 from nas.cli import format_number
 from nas.search.metrics import Metric
 from scaling_search.contest import FITTED, TOLERANCE, Contestant, Level
-from scaling_search.layout import CONFIDENCE
 from scaling_search.shares import RULES
+from scaling_search.two_way import CONFIDENCE
 from scaling_search.validate_words import points
 from scaling_search.verdict import Assessment, Comparison, Standing
 from search_spaces.builder import AnyNetwork

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from scaling_search.contest import FITTED
-from scaling_search.layout import MAX_SEEDS, POWER
+from scaling_search.two_way import MAX_SEEDS, POWER
 from scaling_search.verdict import Assessment, Comparison, Judged, Standing
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from nas.search.report import spread
 from scaling_search.compound import ScalingError
 from scaling_search.contest import Contestant, Level
-from scaling_search.layout import Accuracies, Layout
 from scaling_search.shares import AXES
+from scaling_search.two_way import Accuracies, TwoWay
 
 Kind = Literal["HOLDS", "NOT RESOLVED", "FAILS"]
 Outcome = Literal["ahead", "behind", "not told apart"]
@@ -157,16 +157,16 @@ def _judge(
         )
     standings = [(rival, _standing(rival, accuracies)) for rival in level.rivals]
     rivals = [standing for _, standing in standings if standing is not None]
-    layout = Layout.fit([s.accuracies for s in (fitted, *rivals)], compared)
+    two_way = TwoWay.fit([s.accuracies for s in (fitted, *rivals)], compared)
     return Judged(
         level=level,
         fitted=fitted,
         comparisons=tuple(
-            _compare(fitted, rival, base, layout, index) for index, rival in enumerate(rivals, 1)
+            _compare(fitted, rival, base, two_way, index) for index, rival in enumerate(rivals, 1)
         ),
         failed=tuple(contestant for contestant, standing in standings if standing is None),
-        noise=layout.noise,
-        freedom=layout.freedom,
+        noise=two_way.noise,
+        freedom=two_way.freedom,
     )
 
 
@@ -176,14 +176,14 @@ def _standing(contestant: Contestant, accuracies: Mapping[str, Accuracies]) -> S
 
 
 def _compare(
-    fitted: Standing, rival: Standing, base: Standing | None, layout: Layout, index: int
+    fitted: Standing, rival: Standing, base: Standing | None, two_way: TwoWay, index: int
 ) -> Comparison:
-    """With the rival that is network `index` of the layout."""
-    difference, margin = layout.difference(index)
+    """With the rival that is network `index` of the fit."""
+    difference, margin = two_way.difference(index)
     even = difference - _edge(fitted, rival, base) + _edge(rival, fitted, base)
     needed = None
     if _outcome(difference, even, margin) == "not told apart" and difference * even > 0:
-        needed = layout.seeds_needed(min(abs(difference), abs(even)))
+        needed = two_way.seeds_needed(min(abs(difference), abs(even)))
     return Comparison(
         rival=rival, difference=difference, even=even, margin=margin, seeds_needed=needed
     )

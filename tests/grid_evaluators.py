@@ -17,6 +17,7 @@ from typing import Any
 from scaling_search.candidates import Candidate, Grid, find_candidates
 from scaling_search.compound import Coefficients, scale
 from search_spaces.architecture import Architecture, Stage, Stem
+from search_spaces.builder import AnyNetwork
 from search_spaces.ops import MBConv
 
 TINY = Architecture(
@@ -45,8 +46,9 @@ OPTIMUM = Coefficients(1.2, 1.1, 1.2)
 SLOPE = 0.3
 
 
-def truth(architecture: Architecture) -> float:
+def truth(architecture: AnyNetwork) -> float:
     """Accuracy without noise: highest for TINY at OPTIMUM."""
+    assert isinstance(architecture, Architecture)
     features, best = _features(architecture), _features(scale(TINY, OPTIMUM, 1))
     return 0.9 - SLOPE * sum(abs(a - b) for a, b in zip(features, best, strict=True))
 

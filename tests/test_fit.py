@@ -162,6 +162,8 @@ def test_chances_sum_to_one_and_favour_the_best() -> None:
 def test_the_same_trainings_give_the_same_fit() -> None:
     one, two = (fitted(_values(6), SHARES) for _ in range(2))
     assert one.optimum == two.optimum
+    assert one.region is not None
+    assert two.region is not None
     assert np.array_equal(one.region, two.region)
     assert one.chances() == two.chances()
 

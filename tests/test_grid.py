@@ -53,7 +53,7 @@ def test_small_noise_finds_the_known_optimum(
 
     table = pd.read_csv(run_dir / "grid.csv")
     assert set(COLUMNS) <= set(table.columns)
-    assert table["digest"][0] == BEST.architecture.digest
+    assert table["digest"].tolist()[0] == BEST.architecture.digest
     assert set(table["digest"]) == {c.architecture.digest for c in NETWORKS}
     trials = pd.read_csv(run_dir / "trials.csv")
     assert (len(trials), set(trials["state"])) == (27, {"COMPLETE"})
@@ -124,7 +124,8 @@ def test_a_race_spends_a_third_and_finds_the_same(
     full = read_constants(run_dir)
     winners = [full["best"], *full["tied"]]
     assert race["best"]["shares"] in [winner["shares"] for winner in winners]
-    assert np.abs(np.subtract(*([*c["shares"].values()] for c in (race, full)))).max() < 0.25
+    ours, theirs = (np.array([*made["shares"].values()]) for made in (race, full))
+    assert np.abs(ours - theirs).max() < 0.25
 
 
 def test_a_budget_of_trials_is_kept(tmp_path: Path, baseline: Path, calls: Path) -> None:

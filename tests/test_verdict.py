@@ -13,7 +13,7 @@ from scipy import stats
 from nas.search.metrics import METRICS
 from scaling_search.compound import Coefficients, ScalingError
 from scaling_search.contest import Contestant, Level
-from scaling_search.layout import Layout
+from scaling_search.two_way import TwoWay
 from scaling_search.validate_report import results_frame, results_table, scaling_plot
 from scaling_search.validate_words import verdict_lines, winner
 from scaling_search.verdict import Assessment, assess
@@ -77,7 +77,7 @@ def judge(
 def test_two_networks_are_the_paired_t_test() -> None:
     rng = np.random.default_rng(1)
     ours, theirs = rng.normal(0.7, 0.01, 6), rng.normal(0.69, 0.01, 6)
-    difference, margin = Layout.fit([by_seed(ours), by_seed(theirs)], 1).difference(1)
+    difference, margin = TwoWay.fit([by_seed(ours), by_seed(theirs)], 1).difference(1)
     low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     assert (difference - margin, difference + margin) == pytest.approx((low, high))
 
@@ -86,20 +86,20 @@ def test_noise_is_what_networks_and_seeds_leave() -> None:
     """Two-way analysis of variance by its textbook sums."""
     cells = np.random.default_rng(2).normal(0.7, 0.01, (5, 3))
     rest = cells - cells.mean(1, keepdims=True) - cells.mean(0) + cells.mean()
-    layout = Layout.fit([by_seed(row) for row in cells], 4)
-    assert layout.freedom == 8
-    assert layout.noise == pytest.approx(math.sqrt((rest**2).sum() / 8))
-    difference, margin = layout.difference(3)
+    two_way = TwoWay.fit([by_seed(row) for row in cells], 4)
+    assert two_way.freedom == 8
+    assert two_way.noise == pytest.approx(math.sqrt((rest**2).sum() / 8))
+    difference, margin = two_way.difference(3)
     assert difference == pytest.approx(cells[0].mean() - cells[3].mean())
     quantile = stats.t.ppf(1 - 0.05 / 8, 8)
-    assert margin == pytest.approx(quantile * layout.noise * math.sqrt(2 / 3))
+    assert margin == pytest.approx(quantile * two_way.noise * math.sqrt(2 / 3))
 
 
 @given(shift=st.lists(st.floats(-0.3, 0.3), min_size=4, max_size=4))
 def test_what_a_seed_adds_to_all_changes_nothing(shift: list[float]) -> None:
     cells = np.random.default_rng(3).normal(0.5, 0.01, (3, 4))
     plain, shifted = (
-        Layout.fit([by_seed(row) for row in values], 2).difference(1)
+        TwoWay.fit([by_seed(row) for row in values], 2).difference(1)
         for values in (cells, cells + np.array(shift))
     )
     assert shifted == pytest.approx(plain, abs=1e-9)
@@ -107,14 +107,14 @@ def test_what_a_seed_adds_to_all_changes_nothing(shift: list[float]) -> None:
 
 def test_a_missing_seed_does_not_bias() -> None:
     """Seed 2 is 10 points better; the network that lacks it is not 10 / 3 points worse for it."""
-    layout = Layout.fit([{0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5, 2: 0.6}, {0: 0.3, 2: 0.5}], 2)
-    assert layout.difference(1)[0] == pytest.approx(0.1)
-    assert layout.difference(2)[0] == pytest.approx(0.2)
+    two_way = TwoWay.fit([{0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.5, 2: 0.6}, {0: 0.3, 2: 0.5}], 2)
+    assert two_way.difference(1)[0] == pytest.approx(0.1)
+    assert two_way.difference(2)[0] == pytest.approx(0.2)
 
 
 def test_no_telling_without_a_common_seed_or_with_one_seed() -> None:
-    assert Layout.fit([{0: 0.5, 1: 0.5}, {2: 0.4, 3: 0.4}], 1).difference(1)[1] == math.inf
-    one = Layout.fit([{0: 0.5}, {0: 0.4}], 1)
+    assert TwoWay.fit([{0: 0.5, 1: 0.5}, {2: 0.4, 3: 0.4}], 1).difference(1)[1] == math.inf
+    one = TwoWay.fit([{0: 0.5}, {0: 0.4}], 1)
     assert one.difference(1) == (pytest.approx(0.1), math.inf)
     assert math.isnan(one.noise)
     assert one.seeds_needed(0.1) is None
@@ -125,8 +125,8 @@ def test_all_intervals_hold_together_in_95_of_100() -> None:
     truths = np.array([0.7, 0.71, 0.69, 0.7, 0.6, 0.72])
     held = 0
     for _ in range(600):
-        layout = Layout.fit(draw(rng, truths, 3), 5)
-        pairs = [layout.difference(i) for i in range(1, 6)]
+        two_way = TwoWay.fit(draw(rng, truths, 3), 5)
+        pairs = [two_way.difference(i) for i in range(1, 6)]
         held += all(
             abs(difference - (truths[0] - truths[i])) <= margin
             for i, (difference, margin) in enumerate(pairs, 1)
@@ -137,12 +137,12 @@ def test_all_intervals_hold_together_in_95_of_100() -> None:
 def test_the_seeds_that_are_named_suffice_four_times_in_five() -> None:
     rng = np.random.default_rng(5)
     truths = np.array([0.705, 0.7, 0.69, 0.68])
-    pilot = replace(Layout.fit(draw(rng, truths, 3), 3), noise=NOISE)
+    pilot = replace(TwoWay.fit(draw(rng, truths, 3), 3), noise=NOISE)
     seeds = pilot.seeds_needed(0.005)
     assert seeds is not None
     found = 0
     for _ in range(600):
-        difference, margin = Layout.fit(draw(rng, truths, seeds), 3).difference(1)
+        difference, margin = TwoWay.fit(draw(rng, truths, seeds), 3).difference(1)
         found += difference > margin
     assert 0.77 <= found / 600 <= 0.88
     assert pilot.seeds_needed(0.01) < seeds  # type: ignore[operator]
@@ -151,11 +151,11 @@ def test_the_seeds_that_are_named_suffice_four_times_in_five() -> None:
 
 
 def test_many_seeds_are_those_of_the_normal_formula() -> None:
-    layout = replace(Layout.fit([by_seed(np.zeros(3))] * 4, 3), noise=NOISE)
+    two_way = replace(TwoWay.fit([by_seed(np.zeros(3))] * 4, 3), noise=NOISE)
     for effect in (0.001, 0.0007):
         quantiles = stats.norm.isf(0.05 / 6) + stats.norm.isf(0.2)
         formula = 2 * (quantiles * NOISE / effect) ** 2
-        assert layout.seeds_needed(effect) == pytest.approx(formula, rel=0.01)
+        assert two_way.seeds_needed(effect) == pytest.approx(formula, rel=0.01)
 
 
 AHEAD: dict[str, float] = dict(zip(RULES, (0.7, 0.69, 0.7, 0.6, 0.62, 0.61), strict=True))

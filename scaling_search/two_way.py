@@ -21,7 +21,7 @@ Accuracies = Mapping[int, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class TwoWay:
     """Accuracy as what the network gives plus what the seed adds to all, by least squares.
 
     So networks are compared seed by seed, where a seed is missing too; what is left is the noise,
