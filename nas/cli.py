@@ -13,6 +13,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
+from nas.untrusted import printable_lines
+
 _SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
 Settings = TypeVar("Settings")
@@ -87,7 +89,7 @@ def main(
         except KeyboardInterrupt:
             return interruption.status
         except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable_lines(error)}", file=sys.stderr)
             return 2
 
 

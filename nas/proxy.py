@@ -12,6 +12,7 @@ from nas.cli import main as cli_main
 from nas.search.options import CARRIED_OVER, TrialOptions
 from nas.search.reward import DEFAULT_W
 from nas.search.session import about, estimate, run_session
+from nas.untrusted import csv_text
 from search_spaces.spaces import Space, default_target_macs
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _write_trials(prepared: Prepared, folder: "RunFolder") -> None:
     from nas.search.proxy_report import trials_frame
 
     frame = trials_frame(_measurements(prepared, folder))
-    folder.write("proxy.csv", frame.to_csv(index=False))
+    folder.write("proxy.csv", csv_text(frame))
 
 
 def _conclude(prepared: Prepared, folder: "RunFolder", plan: list[str]) -> None:

@@ -12,6 +12,7 @@ from nas.cli import main as cli_main
 from nas.search.options import CARRIED_OVER, TrialOptions
 from nas.search.reward import DEFAULT_W
 from nas.search.session import run_session
+from nas.untrusted import csv_text
 from search_spaces.cost import count
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _write_trials(plan: "Plan", folder: "RunFolder") -> None:
         record = Record.open(folder.database, study)
         if record is not None:
             if trials := record.trials():
-                folder.write(file, trials_frame(trials, value).to_csv(index=False))
+                folder.write(file, csv_text(trials_frame(trials, value)))
             record.close()
 
 
@@ -162,12 +163,12 @@ def _write(plan: "Plan", folder: "RunFolder", result: "SearchResult", lines: lis
     folder.write("baseline.json", result.baseline.to_json())
     if result.finalists:
         frame = finalists_frame(result.finalists, objective)
-        folder.write("finalists.csv", frame.to_csv(index=False))
+        folder.write("finalists.csv", csv_text(frame))
     for i, network in enumerate(result.finalists):
         name = f"{network.origin.replace(' ', '-').lower()}-{i}.json"
         folder.write(f"finalists/{name}", network.architecture.to_json())
     if plan.settings.pareto:
-        folder.write("pareto.csv", front_frame(result, objective).to_csv(index=False))
+        folder.write("pareto.csv", csv_text(front_frame(result, objective)))
     folder.write("pareto.png", pareto_plot(result, plan.target, plan.metric))
     folder.write("report.md", markdown(result, lines, objective, plan.target))
 

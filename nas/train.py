@@ -30,7 +30,7 @@ from nas.training.proxy import mirrors
 from nas.training.recipe import Augment, Optimizer, Precision, Recipe
 from nas.training.score import DivergedError
 from search_spaces.adapt import adapt_classes
-from search_spaces.files import exclusive
+from search_spaces.files import atomic_write, exclusive
 from search_spaces.zoo import load_architecture
 
 
@@ -45,6 +45,11 @@ class Settings:
     """`digits`, an image folder, or a torchvision data set by name."""
     out: Path
     """Folder for the model, its history and the checkpoints."""
+    skip_bad: bool = False
+    """Leave out images that cannot be used instead of refusing; skipped.txt of `--out` names
+    them."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of the folder of `--data`."""
     epochs: int = 30
     """Passes over the training images."""
     batch_size: int | None = None
@@ -135,6 +140,8 @@ def run(settings: Settings, command: str) -> int:
             report(settings.out, finished.metrics)
             print(f"next    {export_command(settings.out, job.architecture)}")
             return 0
+        if job.data.skipped:
+            atomic_write(settings.out / "skipped.txt", "\n".join(job.data.skipped) + "\n")
         try:
             _finish(job, train(job))
         except DivergedError as error:
@@ -161,7 +168,12 @@ def prepare(settings: Settings) -> Job:
         architecture = replace(architecture, resolution=settings.resolution)
     recipe = _recipe(settings)
     device = choose_device(settings.device)
-    data = load_for_training(settings.data, size=architecture.resolution)
+    data = load_for_training(
+        settings.data,
+        size=architecture.resolution,
+        skip_bad=settings.skip_bad,
+        follow_links=settings.follow_links,
+    )
     print(f"data    {data.summary()}")
     for notice in data.notices:
         print(f"note    {notice}")

@@ -15,15 +15,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from search_spaces.architecture import Stage
+from search_spaces.architecture import MAX_BLOCKS, Stage
 from search_spaces.builder import AnyNetwork, BuiltNetwork
 from search_spaces.rounding import Rounding, round_width
 
 DROPOUT_PER_PHI = 0.05
 """Our rule; starting from B0's .2 it stays within .05 of the released B0..B7 (.2 ... .5)."""
 MAX_DROPOUT = 0.5
-MAX_BLOCKS = 10_000
-"""Deeper networks are a slip of phi, and counting their cost block by block takes minutes."""
 MAX_FACTOR = 1e6
 MAX_PHI = 1000
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas import cli
+from nas.untrusted import csv_text
 from scaling_search.compound import Coefficients
 from scaling_search.family_report import (
     implied_text,
@@ -145,7 +146,7 @@ def _write(members: Sequence[Member], table: pd.DataFrame, out: Path) -> None:
     try:
         for member in members:
             atomic_write(out / f"{member.name}.json", member.architecture.to_json())
-        atomic_write(out / "family.csv", table.to_csv(index=False))
+        atomic_write(out / "family.csv", csv_text(table))
     except OSError as error:
         raise cli.UserError(f"{out} cannot be written: {error.strerror}.") from error
 

@@ -11,6 +11,7 @@ from nas.cli import UserError, command_line
 from nas.cli import main as cli_main
 from nas.search.options import CARRIED_OVER
 from nas.search.session import run_session
+from nas.untrusted import csv_text
 from scaling_search.candidates import Candidate
 from scaling_search.compound import Coefficients
 from scaling_search.grid_plan import Plan, prepare
@@ -155,7 +156,7 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     baseline = {"name": plan.base.name, "digest": plan.base.digest}
     made = content(fit, baseline, evidence, remedies(fit, settings.ratio), settings.ratio)
     folder.write("constants.json", to_json(made))
-    folder.write("grid.csv", grid_frame(fit).to_csv(index=False))
+    folder.write("grid.csv", csv_text(grid_frame(fit)))
     folder.write("grid.png", triangle_plot(fit))
     file = folder.write("baseline.json", plan.base.to_json())
     for line in _notes(plan, trained):

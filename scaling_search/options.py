@@ -93,7 +93,7 @@ class ScalingOptions(TrialOptions):
         if self.evaluator is None:
             from nas.data.dataset import native_size
 
-            native = native_size(self.data)
+            native = native_size(self.data, follow_links=self.follow_links)
             store = max(base.resolution, min(largest, native))
         task = self.load_task(
             workers, resolution=base.resolution, num_classes=base.num_classes, store_size=store

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -167,10 +168,10 @@ def triangle_plot(fit: Fit) -> bytes:
     axes.scatter(
         *points[tied].T, s=120, facecolor="none", edgecolor="C3", zorder=4, label="best and tied"
     )
-    for (name, shares), marker in zip(RULES.items(), ("*", "D", "^", "s", "v"), strict=True):
+    for (name, shares), marker in zip(RULES.items(), cycle("*D^svP"), strict=False):
         axes.scatter(
             *(np.array(shares.values) @ _CORNERS), marker=marker, s=70, color="C1", zorder=5,
-            label=name if name in ("published", "fast") else f"{name} only",
+            label=f"{name} only" if name in AXES else name,
         )  # fmt: skip
     if fit.optimum is not None and fit.resolved:
         axes.scatter(

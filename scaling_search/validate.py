@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.cli import UserError, command_line
 from nas.cli import main as cli_main
 from nas.search.session import run_session
+from nas.untrusted import csv_text
 from scaling_search.options import ScalingOptions
 from search_spaces.zoo import file_argument
 
@@ -102,7 +103,7 @@ def _conclude(plan: "Plan", folder: "RunFolder", study: "Study", lines: list[str
     notes = list(_notes(assessment, study, task.majority if task.training else None))
     following = _next_command(plan, assessment)
     frame = report.results_frame(assessment, anchor.cost)
-    folder.write("validate.csv", frame.to_csv(index=False))
+    folder.write("validate.csv", csv_text(frame))
     folder.write("validate.png", report.scaling_plot(assessment, metric))
     content = report.markdown([*lines, *notes], assessment, metric, verdict, following)
     folder.write("validate.md", content)

@@ -20,6 +20,10 @@ from search_spaces.ops import NamedLayers, Op, Plan
 SCHEMA = 1
 """Version of the JSON form; raised when a field changes its meaning."""
 
+MAX_NAME = 200
+MAX_BLOCKS = 10_000
+"""Deeper networks are a slip of phi, and counting their cost block by block takes minutes."""
+
 Activation = Literal["silu", "relu", "relu6", "hardswish"]
 
 
@@ -122,6 +126,15 @@ class Architecture:
     """Batch-norm momentum in PyTorch's sense (1 - TensorFlow's)."""
 
     def __post_init__(self) -> None:
+        if not self.name.isprintable() or len(self.name) > MAX_NAME:
+            raise ArchitectureError(
+                f"`name` must be at most {MAX_NAME} printable characters; got "
+                f"{self.name[:MAX_NAME]!a}."
+            )
+        if (blocks := sum(stage.repeats for stage in self.stages)) > MAX_BLOCKS:
+            raise ArchitectureError(
+                f"At most {MAX_BLOCKS:,} blocks are supported; {self.name!r} has {blocks:,}."
+            )
         _at_least(
             1,
             self.name,

@@ -1,6 +1,7 @@
 """Published networks as Architecture values, and how a name or a file becomes a network."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -153,7 +154,7 @@ def load_architecture(name_or_file: str | Path) -> AnyNetwork:
     name = str(name_or_file)
     if name in ZOO:
         return ZOO[name]()
-    if Path(name).is_file():
+    if os.path.isfile(name):
         network = _read(Path(name))
         if isinstance(network, BuiltNetwork):
             raise ArchitectureError(
@@ -179,7 +180,7 @@ def file_argument(architecture: AnyNetwork, file: str | Path) -> str:
 def split_argument(name_or_file: str) -> tuple[str | None, str]:
     """The builder that a flag names, if any, and the rest: a zoo name, a file, or pixels."""
     match = re.fullmatch(rf"({REFERENCE})@(.+)", name_or_file)
-    if match is None or Path(name_or_file).is_file():
+    if match is None or os.path.isfile(name_or_file):
         return None, name_or_file
     return match[1], match[2]
 
@@ -192,7 +193,7 @@ def _built(reference: str, rest: str | None) -> BuiltNetwork:
         )
     if rest.isdecimal():
         return base_of_builder(reference, int(rest))
-    if not Path(rest).is_file():
+    if not os.path.isfile(rest):
         raise BuilderError(f"{rest!r} in {reference}@{rest} is neither a number of px nor a file.")
     network = _read(Path(rest))
     if not isinstance(network, BuiltNetwork) or network.reference != reference:

@@ -63,7 +63,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in (*PACKAGES, "tests"):
         shutil.copytree(ROOT / package, root / package)
     blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", GUIDE, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for file, block in blocks:
         with (root / file).open("a") as stream:
             stream.write(f"\n\n{block}")
@@ -109,6 +109,13 @@ def test_a_new_cost_is_searched_by(extended: Path) -> None:
     trials = pd.read_csv(folder / "trials.csv").set_index("digest")
     cost = count(baseline)
     assert trials.loc[baseline.digest, "cost"] == cost.params + cost.activations
+
+
+def test_a_new_rule_of_scaling_is_validated(extended: Path) -> None:
+    flags = "--baseline mobilenet-v2 --alpha 1.2 --beta 1.1 --gamma 1.15 --dry-run"
+    flags += " --evaluator my_measure:accuracy"
+    printed = run(extended, "-m", "scaling_search.validate", *flags.split())
+    assert re.search(r"^shallow +\S+ +1\.\d+G ", printed, re.MULTILINE)
 
 
 def test_the_readme_uses_a_sampler_alone() -> None:

@@ -80,7 +80,7 @@ class TestFolders:
         (root / "train" / "a").symlink_to(origin / "a")
         for path in (origin / "b").iterdir():
             (root / "train" / "b" / path.name).symlink_to(path)
-        assert counts(load_for_training(str(root), size=4).train) == [4, 4]
+        assert counts(load_for_training(str(root), size=4, follow_links=True).train) == [4, 4]
 
     def test_native_size_is_the_median_shorter_side(self, tmp_path):
         root = plant(tmp_path, {"a": 2, "b": 2}, size=(7, 5))

@@ -4,17 +4,20 @@ A search sees the train images alone: some are held out of them to judge candida
 files of validation and test are not even opened.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nas.data.folders import folder_source
-from nas.data.images import DataError, printable
+from nas.data.images import DataError
 from nas.data.named import digits_source, torchvision_class, torchvision_source
-from nas.data.reading import fingerprint, notices, read, some
+from nas.data.reading import bad_images, fingerprint, left_out, notices, read, refuse
+from nas.data.scan import layout_problems, without_bad
 from nas.data.sources import ACCEPTED, Source
 from nas.data.stratify import allocate, draw
+from nas.untrusted import printable
 
 MAX_NATIVE_SIZE = 224
 """Side in px of the store where none is asked for and the images are larger."""
@@ -59,6 +62,8 @@ class ImageData:
     test: Split | None = None
     notices: tuple[str, ...] = ()
     """What the user should know, a line each."""
+    skipped: tuple[str, ...] = ()
+    """Images that were left out on request, a line each with the reason."""
 
     def summary(self) -> str:
         """One line for the terminal: name, counts, splits, fingerprint."""
@@ -86,6 +91,8 @@ def load_for_search(
     limit: int | None = None,
     holdout: float = 0.1,
     seed: int = 0,
+    skip_bad: bool = False,
+    follow_links: bool = False,
 ) -> ImageData:
     """The train images, some of them held out; validation and test stay unopened.
 
@@ -96,17 +103,22 @@ def load_for_search(
         holdout: Share of them that becomes `search_validation`, stratified, one image of each
             class at least.
         seed: Fixes both choices; every stage that is to see the same split passes the same.
+        skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
+        follow_links: Follow symbolic links out of the data set's folder.
 
     Raises:
         DataError: No such source, too few images, or images that cannot be used (all named).
     """
-    opened = open_source(source)
-    _check_classes(opened)
-    labels = opened.train.labels
-    trained, judged = _hold_out(labels, limit, holdout, seed)
-    native = _native_size(opened)
+    opened, skipped = _open(source, follow_links, skip_bad, others=False)
+    layout, labels = layout_problems(opened), opened.train.labels
+    native = _native_size(opened, layout)
+    nothing = np.arange(0)
+    trained, judged = (nothing, nothing) if layout else _hold_out(labels, limit, holdout, seed)
     order = np.concatenate([trained, judged])
-    images, readings = read({"train": (opened.train, order)}, _store_size(size, native))
+    images, readings = read(
+        {"train": (opened.train, order)}, _store_size(size, native), decode_all=bool(layout)
+    )
+    refuse(layout, bad_images({"train": opened.train}, readings))
     store, found = images["train"], readings["train"]
     return ImageData(
         name=opened.name,
@@ -116,31 +128,38 @@ def load_for_search(
         # Views of one store: a copy of either would double the memory.
         train=Split(store[: len(trained)], labels[trained]),
         search_validation=Split(store[len(trained) :], labels[judged]),
-        notices=notices(
+        notices=left_out(skipped)
+        + notices(
             {
                 "train": [found[i] for i in trained],
                 "search-validation": [found[i] for i in judged],
             }
         ),
+        skipped=skipped,
     )
 
 
-def load_for_training(source: str, *, size: int | None) -> ImageData:
+def load_for_training(
+    source: str, *, size: int | None, skip_bad: bool = False, follow_links: bool = False
+) -> ImageData:
     """All train images, and validation and test as far as the source has them.
 
     Args:
         source: What `--data` takes, `ACCEPTED`.
         size: Side of the square store in px; None: the native size, at most 224.
+        skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
+        follow_links: Follow symbolic links out of the data set's folder.
 
     Raises:
         DataError: No such source, too few images, or images that cannot be used (all named).
     """
-    opened = open_source(source)
-    _check_classes(opened)
+    opened, skipped = _open(source, follow_links, skip_bad, others=True)
+    layout = layout_problems(opened)
     parts = {"train": opened.train, **opened.others()}
-    native = _native_size(opened)
+    native = _native_size(opened, layout)
     orders = {split: (part, np.arange(len(part.labels))) for split, part in parts.items()}
     images, readings = read(orders, _store_size(size, native))
+    refuse(layout, bad_images(parts, readings))
     splits = {split: Split(images[split], part.labels) for split, part in parts.items()}
     return ImageData(
         name=opened.name,
@@ -150,17 +169,19 @@ def load_for_training(source: str, *, size: int | None) -> ImageData:
         train=splits["train"],
         validation=splits.get("validation"),
         test=splits.get("test"),
-        notices=notices(readings),
+        notices=left_out(skipped) + notices(readings),
+        skipped=skipped,
     )
 
 
-def native_size(source: str) -> int:
+def native_size(source: str, *, follow_links: bool = False) -> int:
     """Median shorter side of the train images in px, by the headers of at most 200.
 
     Raises:
         DataError: No such source, or none of these images can be opened.
     """
-    return _native_size(open_source(source))
+    opened = open_source(source, follow_links=follow_links)
+    return _native_size(opened, layout_problems(opened))
 
 
 def channel_statistics(
@@ -194,25 +215,42 @@ def majority_share(split: Split) -> float:
     return float(np.bincount(split.labels).max() / len(split))
 
 
-def open_source(source: str) -> Source:
+def open_source(source: str, *, follow_links: bool = False) -> Source:
     """Find out what `source` names.
 
+    Args:
+        source: What `--data` takes, `ACCEPTED`.
+        follow_links: Follow symbolic links out of a folder.
+
     Raises:
-        DataError: Nothing that is accepted, or a folder whose layout does not fit.
+        DataError: Nothing that is accepted, or a folder that cannot be listed.
     """
     if source == "digits":
         return digits_source()
     name, _, root = source.removeprefix("torchvision:").partition("@")
     if not source.startswith("torchvision:"):
-        path = Path(source).expanduser()
-        if path.is_dir():
-            return folder_source(path)
-        if path.exists():
+        try:
+            path = Path(source).expanduser()
+            is_folder, exists = path.is_dir(), path.exists()
+        except (OSError, RuntimeError) as error:  # a name too long, a user whom nobody knows
+            reason = getattr(error, "strerror", None) or error  # without the name again
+            raise DataError(f"{printable(source, 200)} cannot be opened: {reason}.") from error
+        if is_folder:
+            return folder_source(path, follow_links=follow_links)
+        if exists:
             raise DataError(f"{printable(source)} is a file; unpack it. {ACCEPTED}")
     dataset = torchvision_class(name)
     if dataset is None:
-        raise DataError(f"{printable(source)} does not exist. {ACCEPTED}")
+        raise DataError(f"{printable(source, 200)} does not exist. {ACCEPTED}")
     return torchvision_source(dataset, root or "data")
+
+
+def _open(
+    source: str, follow_links: bool, skip_bad: bool, *, others: bool
+) -> tuple[Source, tuple[str, ...]]:
+    """The source, and a line for each image that was left out of it."""
+    opened = open_source(source, follow_links=follow_links)
+    return without_bad(opened, others=others) if skip_bad else (opened, ())
 
 
 def _hold_out(
@@ -236,28 +274,16 @@ def _hold_out(
     return kept[trained], kept[judged]
 
 
-def _check_classes(source: Source) -> None:
-    if len(source.classes) < 2:
-        raise DataError(
-            f"{source.name} has {len(source.classes)} class ({', '.join(source.classes)}); "
-            f"at least 2 are needed to tell apart. {ACCEPTED}"
-        )
-    counts = np.bincount(source.train.labels, minlength=len(source.classes))
-    few = [f"{source.classes[i]} ({counts[i]})" for i in np.flatnonzero(counts < 2)]
-    if few:
-        raise DataError(
-            f"Classes of {source.name} with fewer than 2 train images: {some(few, ', ')}. "
-            "One is trained on and one held out: add images, or remove the classes."
-        )
-
-
-def _native_size(source: Source) -> int:
+def _native_size(source: Source, layout: Sequence[str]) -> int:
     total = len(source.train.labels)
     positions = np.unique(np.linspace(0, total - 1, min(total, _SAMPLE)).astype(int))
     sides = source.train.shorter_sides(positions.tolist()) if total else []
+    if not sides and not total:
+        refuse([*layout, f"There is no train image of {source.name}. {ACCEPTED}"], ())
     if not sides:
-        example = f", not even {source.train.name(0)}" if total else ""
-        raise DataError(f"No train image of {source.name} can be opened{example}. {ACCEPTED}")
+        seen = {"train": source.train.take(positions)}
+        unread = f"No train image of {source.name} can be opened, not even {seen['train'].name(0)}."
+        refuse([*layout, unread], bad_images(seen, {"train": seen["train"].read({})}))
     return int(np.median(sides))
 
 

@@ -2,31 +2,44 @@
 
 The rule: an EXIF orientation is applied; transparency is composited on white; 16-bit grey is
 divided by 257; grey fills all three channels; CMYK and other 8-bit modes are converted by Pillow;
-of several frames the first is taken. Modes without a fixed range (I, F) and images above
-`MAX_PIXELS` are refused.
+of several frames the first is taken. Modes without a fixed range (I, F), images above `MAX_PIXELS`,
+files above `MAX_BYTES` and formats beside `FORMATS` are refused.
 """
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.cores import num_cores
+from nas.untrusted import printable
 
 MAX_PIXELS = 50_000_000
 """Larger images are refused by their header: a file of 48 KB can unfold into gigabytes."""
+MAX_BYTES = 8 * MAX_PIXELS
+"""Larger files are refused unread: nothing of `MAX_PIXELS` is larger, 16-bit RGBA uncompressed."""
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI"),
+    *("TGA", "TIFF", "WEBP"),
+)
+"""What is tried on a file. Pillow opens others too, EPS by running Ghostscript on it."""
 
 _CHUNK = 64  # files per task of the pool; a task for each file costs as much as a small file
 
 
 class DataError(ValueError):
     """Images that cannot be used as they are; the message names what, where and the remedy."""
+
+    problems: tuple[str, ...] = ()
+    """All that is wrong, a line each, where the message has no room for it."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +52,6 @@ class Reading:
     """Why the image cannot be used; empty if it can."""
     several_frames: bool = False
     """Whether frames after the first were left out."""
-
-
-def printable(text: object) -> str:
-    """`text` with control and other unprintable characters escaped, as `repr` does."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )
 
 
 def check_header(image: Image.Image) -> None:
@@ -68,7 +74,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB, by the rule of this module; `check_header` comes first."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+        values = np.asarray(image).astype(np.uint32)  # 50 megapixels of floats are 400 MB
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -120,7 +127,7 @@ def shorter_sides(paths: Sequence[Path]) -> list[int]:
             if not path.is_file():
                 continue
             try:
-                with Image.open(path) as image:
+                with Image.open(path, formats=_formats()) as image:
                     sides.append(min(image.size))
             except Exception:  # the decoders of damaged files raise anything; reading names them
                 continue
@@ -132,10 +139,10 @@ def explain(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"more than {MAX_PIXELS // 1_000_000} megapixels"
     if isinstance(error, UnidentifiedImageError):
-        return "no image that Pillow can open"
+        return "no image that Pillow can open, or not in a format that is read (PNG, JPEG, ...)"
     if isinstance(error, DataError):
         return str(error)
-    return printable(f"{type(error).__name__}: {error}")[:200]
+    return printable(f"{type(error).__name__}: {error}", 200)
 
 
 @contextmanager
@@ -147,17 +154,26 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _read_file(path: Path, out: np.ndarray | None) -> Reading:
     if not path.is_file():
         return Reading(problem="not a regular file, or a broken link")
     digest = b""
     try:
         with path.open("rb") as file:
+            if (num_bytes := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise DataError(f"{num_bytes:,} bytes, more than {MAX_BYTES // 1_000_000} MB")
             digest = hashlib.file_digest(file, "sha256").digest()
             if not file.tell():
                 raise DataError("empty file")
             file.seek(0)
-            with Image.open(file) as image:
+            with Image.open(file, formats=_formats()) as image:
                 check_header(image)
                 several = bool(getattr(image, "is_animated", False))
                 if out is not None:

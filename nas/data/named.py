@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nas.data.images import DataError, explain, printable
+from nas.data.images import DataError, explain
 from nas.data.sources import ACCEPTED, Images, Items, Source, divided
+from nas.untrusted import printable
 
 
 def digits_source() -> Source:
@@ -39,6 +40,8 @@ def torchvision_class(name: str) -> Any:
 
 def torchvision_source(dataset: Any, root: str) -> Source:
     title = dataset.__name__
+    if title in ("ImageFolder", "DatasetFolder"):  # they would decode before any limit is checked
+        raise DataError(f"Name the folder itself, `--data {printable(root)}`, without {title}.")
     parameters = inspect.signature(dataset).parameters
     if "train" in parameters:
         choices = {"train": [{"train": True}], "test": [{"train": False}]}

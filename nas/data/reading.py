@@ -1,68 +1,86 @@
 """Splits read into memory, and what was found on the way: problems, fingerprint, notices."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from nas.data.images import DataError, Reading
 from nas.data.sources import Images
+from nas.ram import available_memory
 
 _NAMED = 10  # problems that a message names; the rest it counts
 
 
 def read(
-    orders: Mapping[str, tuple[Images, np.ndarray]], size: int
+    orders: Mapping[str, tuple[Images, np.ndarray]], size: int, *, decode_all: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, list[Reading]]]:
     """Of each split the chosen images in their order, and a reading of every image.
 
+    Args:
+        orders: By split, its images and the positions of the chosen ones.
+        size: Side of the square store in px.
+        decode_all: Whether the others are decoded too, so that their readings tell of all damage.
+
     Raises:
-        DataError: Too little memory, or problems, of all splits at once.
+        DataError: Too little memory. What is wrong with an image is in its reading.
     """
     _check_memory(sum(len(order) for _, order in orders.values()), size)
     stores: dict[str, np.ndarray] = {}
     readings: dict[str, list[Reading]] = {}
-    problems: list[str] = []
     for split, (images, order) in orders.items():
         stores[split] = np.empty((len(order), 3, size, size), dtype=np.uint8)
         targets = {int(position): stores[split][i] for i, position in enumerate(order)}
+        if decode_all:
+            unused = np.empty((len(images.labels), 3, 1, 1), dtype=np.uint8)
+            targets = {**dict(enumerate(unused)), **targets}
         readings[split] = images.read(targets)
-        problems += [
-            f"{images.name(i)}: {reading.problem}"
-            for i, reading in enumerate(readings[split])
-            if reading.problem
-        ]
-    if problems:
-        number = f"{len(problems):,} images cannot" if len(problems) > 1 else "1 image cannot"
-        raise DataError(
-            f"{number} be used:\n  {some(problems, chr(10) + '  ')}\nRepair or remove them."
-        )
     return stores, readings
 
 
+def bad_images(
+    parts: Mapping[str, Images], readings: Mapping[str, Sequence[Reading]]
+) -> tuple[str, ...]:
+    """A line for each image that cannot be used: its name and why."""
+    return tuple(
+        f"{parts[split].name(i)}: {reading.problem}"
+        for split, found in readings.items()
+        for i, reading in enumerate(found)
+        if reading.problem
+    )
+
+
+def refuse(layout: Sequence[str], bad: Sequence[str]) -> None:
+    """Raise if anything is wrong, with all of it.
+
+    Args:
+        layout: Sentences on the parts and classes.
+        bad: Lines of `bad_images`.
+
+    Raises:
+        DataError: There is something; `problems` has all the lines.
+    """
+    sentences = list(layout)
+    if bad:
+        number = f"{len(bad):,} images cannot" if len(bad) > 1 else "1 image cannot"
+        rest = " `python -m nas.doctor --data ...` names all." if len(bad) > _NAMED else ""
+        sentences.append(
+            f"{number} be used:\n  {some(bad, chr(10) + '  ')}\n"
+            f"Repair or remove them, or leave them out with --skip-bad.{rest}"
+        )
+    if sentences:
+        error = DataError("\n".join(sentences))
+        error.problems = (*layout, *bad)
+        raise error
+
+
 def _check_memory(count: int, size: int) -> None:
-    needed, available = count * 3 * size * size, _available_memory()
+    needed, available = count * 3 * size * size, available_memory()
     if available is not None and needed > available:
         raise DataError(
             f"{count:,} images of {size} px need {needed / 1e9:.1f} GB of memory; "
             f"{available / 1e9:.1f} GB are available. Choose a smaller size, or limit the images."
         )
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        pass  # not Linux: all of the memory is the best bound there is
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 def fingerprint(
@@ -83,15 +101,22 @@ def notices(readings: Mapping[str, Sequence[Reading]]) -> tuple[str, ...]:
     several = sum(reading.several_frames for part in readings.values() for reading in part)
     if several:
         lines.append(f"{several:,} files hold several frames; the first of each is used.")
-    trained = {reading.digest for reading in readings["train"]}
+    trained = {reading.digest for reading in readings["train"] if not reading.problem}
     for split, part in readings.items():
-        again = sum(reading.digest in trained for reading in part)
+        again = sum(reading.digest in trained for reading in part if not reading.problem)
         if split != "train" and again:
             lines.append(
                 f"{again:,} of {len(part):,} {split} images are in train too, byte for byte: "
                 "accuracy on them says little."
             )
     return tuple(lines)
+
+
+def left_out(skipped: Sequence[str]) -> tuple[str, ...]:
+    """What is said of images that were left out on request."""
+    if not skipped:
+        return ()
+    return (f"{len(skipped):,} images that cannot be used were left out: {some(skipped, '; ')}.",)
 
 
 def some(lines: Sequence[str], separator: str) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,13 +14,13 @@ from nas.data.images import (
     Reading,
     check_header,
     explain,
-    printable,
     quiet_pillow,
     read_files,
     shorter_sides,
     store,
 )
 from nas.data.stratify import three_way
+from nas.untrusted import printable
 
 ACCEPTED = (
     "`--data` takes: digits; a folder with train/ and val/ or test/, or a folder of class folders; "
@@ -66,6 +66,14 @@ class Files:
     """The folder that holds the class folders."""
     paths: tuple[Path, ...]
     labels: np.ndarray
+    refused: Mapping[Path, str] = field(default_factory=dict)
+    """Those of the paths that must not be opened, and why."""
+
+    @property
+    def closed(self) -> frozenset[int]:
+        """Classes of these."""
+        refused = [path in self.refused for path in self.paths]
+        return frozenset(self.labels[np.array(refused, dtype=bool)].tolist())
 
     def take(self, positions: np.ndarray) -> Self:
         paths = tuple(self.paths[i] for i in positions)
@@ -78,10 +86,19 @@ class Files:
         return printable(self.paths[position])
 
     def shorter_sides(self, positions: Sequence[int]) -> list[int]:
-        return shorter_sides([self.paths[i] for i in positions])
+        paths = [self.paths[i] for i in positions]
+        return shorter_sides([path for path in paths if path not in self.refused])
 
     def read(self, targets: Mapping[int, np.ndarray]) -> list[Reading]:
-        return read_files(self.paths, targets)
+        allowed = [i for i, path in enumerate(self.paths) if path not in self.refused]
+        readings = [Reading(problem=self.refused.get(path, "")) for path in self.paths]
+        found = read_files(
+            [self.paths[i] for i in allowed],
+            {j: targets[i] for j, i in enumerate(allowed) if i in targets},
+        )
+        for i, reading in zip(allowed, found, strict=True):
+            readings[i] = reading
+        return readings
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +120,14 @@ class Items:
         return f"{self.title}[{self.indices[position]}]"
 
     def shorter_sides(self, positions: Sequence[int]) -> list[int]:
-        return [min(self._image(i).size) for i in positions]
+        sides = []
+        with quiet_pillow():
+            for i in positions:
+                try:
+                    sides.append(min(self._image(i).size))
+                except Exception:  # the code of a dataset raises anything; reading names it
+                    continue
+        return sides
 
     def read(self, targets: Mapping[int, np.ndarray]) -> list[Reading]:
         # One thread: a dataset of torchvision need not be safe in several (FakeData is not).
@@ -142,9 +166,20 @@ class Source:
     train: Images
     others: Callable[[], dict[str, Images]]
     """Lists `validation` and `test`, as far as they exist; not called by a search."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with the layout of all parts, a sentence each with its remedy."""
+    closed: frozenset[int] = frozenset()
+    """Labels of classes with folders that are not entered: how many images they have is unknown."""
 
 
-def divided(name: str, classes: tuple[str, ...], images: Images) -> Source:
+def divided(
+    name: str,
+    classes: tuple[str, ...],
+    images: Images,
+    *,
+    problems: tuple[str, ...] = (),
+    closed: frozenset[int] = frozenset(),
+) -> Source:
     """A source of one part, divided into train, validation and test."""
     train, validation, test = (
         images.take(positions) for positions in three_way(images.labels, len(classes))
@@ -155,4 +190,6 @@ def divided(name: str, classes: tuple[str, ...], images: Images) -> Source:
         classes=classes,
         train=train,
         others=lambda: {split: part for split, part in others.items() if len(part.labels)},
+        problems=problems,
+        closed=closed,
     )

@@ -77,6 +77,8 @@ def finished_training(folder: Path) -> Finished | None:
     fields = read_json(card)
     if not {"conditions", "recipe", "metrics"} <= fields.keys():
         raise UserError(f"{card} is not of a training. Choose another --out, or move it.")
+    if not all(isinstance(fields[key], dict) for key in ("conditions", "recipe", "metrics")):
+        raise UserError(f"{card} is damaged. Choose another --out, or move it.")
     if not weights.is_file() or sha256(weights) != fields.get("weights_sha256"):
         return None
     return Finished({**fields["conditions"], "recipe": fields["recipe"]}, fields["metrics"])

@@ -24,6 +24,11 @@ class TrialOptions:
     """Epochs of a trial's training."""
     max_images: int | None = None
     """Use at most this many training images."""
+    skip_bad: bool = False
+    """Leave out images that cannot be used instead of refusing; skipped.txt of the run folder names
+    them."""
+    follow_links: bool = False
+    """Follow symbolic links that lead out of the folder of `--data`."""
     batch_size: int = 128
     """Images of a training step at most; small data get smaller ones. Where few steps are taken,
     fewer images a step teach a network more in the same time."""
@@ -79,6 +84,8 @@ class TrialOptions:
             store_size=store_size,
             num_classes=num_classes,
             max_images=self.max_images,
+            skip_bad=self.skip_bad,
+            follow_links=self.follow_links,
             batch_size=self.batch_size,
             flip=self.flip,
             device="auto" if workers.gpus_per_trial else "cpu",

@@ -15,6 +15,7 @@ from nas.search.front import front
 from nas.search.objective import Objective, ParetoObjective
 from nas.search.pareto import Point, hypervolume, pareto_front
 from nas.search.trial import Result
+from nas.untrusted import markdown_text
 
 OWN = ("search", "both")
 """Origins of what the search found."""
@@ -266,6 +267,7 @@ def markdown(
         parts += [front_table(result, objective, "github"), ""]
     if result.finalists:
         frame = finalists_frame(result.finalists, objective)
+        frame["name"] = frame["name"].map(markdown_text)
         frame["params"] = frame["params"].map(format_number)
         frame["macs"] = frame["macs"].map(format_number)
         metric = objective.metric

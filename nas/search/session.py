@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nas.cli import command_line, format_duration
+from nas.untrusted import csv_text
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
@@ -18,6 +19,11 @@ OVERHEAD = 1.1
 
 class Plan(Protocol):
     """A command's settings, made definite by what they name."""
+
+    @property
+    def task(self) -> "Task":
+        """What trials are measured on."""
+        ...
 
     @property
     def conditions(self) -> Mapping[str, Any]:
@@ -45,7 +51,7 @@ def save_trials(_: Plan, folder: "RunFolder") -> None:
     trials = [(record.name, trial) for record in records for trial in record.trials()]
     frame = trials_frame((trial for _, trial in trials), "value")
     frame.insert(0, "study", [study for study, _ in trials])
-    folder.write("trials.csv", frame.to_csv(index=False))
+    folder.write("trials.csv", csv_text(frame))
     for record in records:
         record.close()
 
@@ -85,6 +91,8 @@ def run_session(
         plan = prepare(settings)
         lines = _show(plan)
         folder.bind({"command": module, **plan.conditions}, asdict(flags))
+        if plan.task.skipped:
+            folder.write("skipped.txt", "\n".join(plan.task.skipped) + "\n")
         try:
             trained = train(plan, folder)
         except KeyboardInterrupt:

@@ -51,6 +51,11 @@ class Task:
         notices = [f"note    {notice}" for notice in data.notices]
         return [f"data    {data.summary()} · largest class {self.majority:.1%}", *notices]
 
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Images that were left out, and why."""
+        return () if self.training is None else self.training.data.skipped
+
     def seconds_per_epoch(self, architecture: AnyNetwork) -> float | None:
         """Estimated seconds that one epoch takes one worker; None if there is no telling."""
         if self.training is None:
@@ -75,6 +80,8 @@ def load_task(
     store_size: int | None = None,
     num_classes: int | None = None,
     max_images: int | None = None,
+    skip_bad: bool = False,
+    follow_links: bool = False,
     batch_size: int = 128,
     flip: bool = True,
     device: str = "auto",
@@ -88,6 +95,8 @@ def load_task(
         store_size: Side of the stored images; None: `resolution`.
         num_classes: Classes where there are no images that tell them.
         max_images: Images of the training split to use at most.
+        skip_bad: Whether images that cannot be used are left out instead of refused.
+        follow_links: Whether symbolic links may lead out of the folder of `data`.
         batch_size: Images of a training step at most.
         flip: Whether training mirrors images; those of `digits` never are.
         device: Where trials train: `auto`, `cpu` or `cuda`.
@@ -112,8 +121,16 @@ def load_task(
     from nas.data.dataset import load_for_search, native_size
     from nas.training.proxy import ProxyTraining, mirrors
 
-    resolution = resolution or max(MIN_RESOLUTION, min(224, native_size(data)))
-    images = load_for_search(data, size=store_size or resolution, limit=max_images)
+    resolution = resolution or max(
+        MIN_RESOLUTION, min(224, native_size(data, follow_links=follow_links))
+    )
+    images = load_for_search(
+        data,
+        size=store_size or resolution,
+        limit=max_images,
+        skip_bad=skip_bad,
+        follow_links=follow_links,
+    )
     training = ProxyTraining(
         data=images, batch_size=batch_size, flip=flip and mirrors(images), device=device
     )

@@ -1,0 +1,322 @@
+"""Whatever is in a file that others wrote, reading it ends in a value or in an error of our own.
+
+Valid files are changed at random, value by value and byte by byte. The short runs are the same
+every time; the long ones (`-m slow`) are not.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from nas.cli import UserError
+from nas.data.dataset import DataError, load_for_search, load_for_training, native_size
+from nas.data.images import read_files
+from nas.models.saved import CARD, ModelError, load_model
+from nas.models.trained import WEIGHTS, finished_training, write_model
+from scaling_search.compound import ScalingError
+from scaling_search.constants import read_constants
+from search_spaces.architecture import Architecture, ArchitectureError
+from search_spaces.network import module_of
+from search_spaces.weights import WeightsError
+from search_spaces.zoo import ZOO, load_architecture
+from tests.grid_evaluators import TINY
+from tests.test_images import png_header
+
+runs = pytest.mark.parametrize(
+    "examples", [50, pytest.param(3000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+
+
+def fuzz(examples: int, strategy: st.SearchStrategy[Any], read: Callable[[Any], None]) -> None:
+    limits = settings(
+        max_examples=examples,
+        derandomize=examples < 1000,
+        database=None,
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
+    )
+    limits(given(strategy)(read))()
+
+
+NAMES = st.text(max_size=12) | st.sampled_from(
+    ["=cmd|x", "<img onerror=x>", "\x1b[2J", "a\u202eb", "x" * 300, "../../x", "\ud800"]
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 300)
+    | st.sampled_from([-(10**40), 10**40, 1e308, float("nan"), float("inf"), -0.0])
+    | st.floats()
+    | NAMES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+TEXTS = st.sampled_from(
+    ["", "null", "[" * 100_000, '{"a":' * 990 + "1" + "}" * 990, "1" * 5000, "\ufeff{}", "{}{}"]
+).map(str.encode)
+
+
+@st.composite
+def changed(draw: st.DrawFn, valid: Any, values: st.SearchStrategy[Any] = JSON) -> Any:
+    """`valid` with a value somewhere in it replaced, removed, or with one more beside it."""
+    if not isinstance(valid, dict | list) or not valid or draw(st.integers(0, 5)) == 0:
+        return draw(values)
+    if isinstance(valid, list):
+        i = draw(st.integers(0, len(valid) - 1))
+        return [*valid[:i], draw(changed(valid[i], values)), *valid[i + 1 :]]
+    key = draw(st.sampled_from(sorted(valid)))
+    kind = draw(st.integers(0, 7))
+    if kind == 0:
+        return {name: value for name, value in valid.items() if name != key}
+    if kind == 1:
+        return {**valid, draw(NAMES): draw(values)}
+    return {**valid, key: draw(changed(valid[key], values))}
+
+
+def bytes_of(valid: bytes) -> st.SearchStrategy[bytes]:
+    """`valid` cut, or with some bytes overwritten."""
+
+    def spoil(edits: tuple[int, list[tuple[int, int]]]) -> bytes:
+        end, overwritten = edits
+        content = bytearray(valid)
+        for position, byte in overwritten:
+            content[position : position + 1] = bytes([byte])
+        return bytes(content[:end])
+
+    places = st.tuples(st.integers(0, max(0, len(valid) - 1)), st.integers(0, 255))
+    ends = st.just(len(valid)) | st.integers(0, len(valid))
+    return st.tuples(ends, st.lists(places, max_size=8)).map(spoil)
+
+
+def files_like(valid: str, values: st.SearchStrategy[Any] = JSON) -> st.SearchStrategy[bytes]:
+    """Contents of files that nearly are the valid one."""
+    texts = changed(json.loads(valid), values).map(lambda fields: json.dumps(fields).encode())
+    return texts | bytes_of(valid.encode()) | TEXTS
+
+
+@runs
+def test_architecture_json(examples: int) -> None:
+    def read(content: bytes) -> None:
+        for text in (content, content.decode("utf-8", "replace")):
+            try:
+                architecture = Architecture.from_json(text)
+            except ArchitectureError:
+                continue
+            assert Architecture.from_json(architecture.to_json()) == architecture
+            assert len(architecture.digest) == 12
+
+    for name in ("efficientnet-b0", "resnet-50"):
+        fuzz(examples, files_like(ZOO[name]().to_json()), read)
+
+
+@runs
+def test_architecture_files(examples: int, tmp_path: Path) -> None:
+    file = tmp_path / "network.json"
+
+    def read(content: bytes) -> None:
+        file.write_bytes(content)
+        with contextlib.suppress(ArchitectureError):
+            load_architecture(file)
+
+    builder = {"schema": 1, "builder": "a:b", "name": "n", "resolution": 8, "depth": 1.0}
+    fuzz(examples, files_like(TINY.to_json()), read)
+    fuzz(examples, files_like(json.dumps({"architecture": json.loads(TINY.to_json())})), read)
+    fuzz(examples, files_like(json.dumps({**builder, "width": 2.0})), read)
+
+
+@runs
+def test_architecture_names(examples: int) -> None:
+    def read(name: str) -> None:
+        with contextlib.suppress(ArchitectureError):
+            load_architecture(name)
+
+    # Of a builder only names of modules that are not there: others would be imported.
+    builders = st.from_regex(r"no_module_of_ours\w{0,3}:[a-z]{1,3}(@.{0,5})?", fullmatch=True)
+    plain = NAMES.filter(lambda name: ":" not in name and len(name) < 200)
+    fuzz(examples, plain | builders, read)
+
+
+def test_a_name_too_long_for_a_file() -> None:
+    with pytest.raises(ArchitectureError, match="neither a file nor"):
+        load_architecture("x" * 300)
+
+
+@runs
+def test_constants(examples: int, tmp_path: Path) -> None:
+    file = tmp_path / "constants.json"
+    valid = {
+        "schema": 2,
+        **{"alpha": 1.2, "beta": 1.1, "gamma": 1.15, "product": 1.92, "source": "fit"},
+        "resolved": True,
+        "baseline": {"name": "b0", "digest": "0123456789ab"},
+        "evidence": {"candidates": 12},
+    }
+
+    def read(content: bytes) -> None:
+        file.write_bytes(content)
+        try:
+            constants = read_constants(file)
+        except (UserError, ScalingError):
+            return
+        assert all(value > 0 for value in constants.coefficients.values)
+
+    fuzz(examples, files_like(json.dumps(valid)), read)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A folder as a training leaves it."""
+    classes = [f"class {i}" for i in range(TINY.num_classes)]
+    conditions = {"recipe": {"epochs": 1}, "seed": 0}
+    write_model(tmp_path, module_of(TINY), classes=classes, conditions=conditions, metrics={})
+    return tmp_path
+
+
+# No large numbers: a network of a billion channels is valid, and built.
+SMALL = st.none() | st.booleans() | st.integers(-3, 9) | NAMES | st.just([]) | st.just({})
+
+
+@runs
+def test_model_json(examples: int, trained: Path) -> None:
+    card = trained / CARD
+
+    def read(content: bytes) -> None:
+        card.write_bytes(content)
+        with contextlib.suppress(ModelError, ArchitectureError, WeightsError):
+            load_model(trained / WEIGHTS, None)
+
+    fuzz(examples, files_like(card.read_text(), SMALL), read)
+
+
+@runs
+def test_model_json_of_a_training(examples: int, trained: Path) -> None:
+    card = trained / CARD
+
+    def read(content: bytes) -> None:
+        card.write_bytes(content)
+        with contextlib.suppress(ModelError, UserError):
+            found = finished_training(trained)
+            assert found is None or isinstance(found.metrics, dict)
+            assert found is None or isinstance(found.conditions, dict)
+
+    fuzz(examples, files_like(card.read_text(), SMALL), read)
+
+
+def pictures() -> list[bytes]:
+    """A small image in each of the formats and kinds that are read."""
+    rng = np.random.default_rng(0)
+    colour = Image.fromarray(rng.integers(0, 255, (12, 10, 3), dtype=np.uint8))
+    deep = Image.fromarray(rng.integers(0, 65535, (6, 6), dtype=np.uint16))
+    contents = [png_header(64, 64), png_header(30_000, 30_000), b"", b"text"]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image, kind, options in (
+        *((colour, kind, {}) for kind in ("BMP", "GIF", "JPEG", "PPM", "SGI", "TGA", "TIFF")),
+        *((colour, kind, {"exif": exif}) for kind in ("JPEG", "PNG", "WEBP")),
+        (colour, "GIF", {"save_all": True, "append_images": [colour.rotate(90)]}),
+        (colour, "TIFF", {"compression": "tiff_lzw"}),
+        (colour.convert("P"), "PNG", {"transparency": 0}),
+        (colour.convert("CMYK"), "JPEG", {}),
+        (colour.convert("LA"), "PNG", {}),
+        (deep, "PNG", {}),
+        (deep, "TIFF", {}),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+PICTURES = pictures()
+IMAGES = st.sampled_from(range(len(PICTURES))).flatmap(
+    lambda i: st.just(PICTURES[i]) | bytes_of(PICTURES[i])
+)
+
+
+@runs
+def test_images(examples: int, tmp_path: Path) -> None:
+    file = tmp_path / "image"
+
+    def read(content: bytes) -> None:
+        file.write_bytes(content)
+        out = np.zeros((3, 5, 5), dtype=np.uint8)
+        (reading,) = read_files([file], {0: out})
+        assert reading.problem.isprintable()
+        assert len(reading.problem) < 300
+        assert len(reading.digest) == 32
+
+    fuzz(4 * examples, IMAGES, read)
+
+
+FILE_NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(
+    ["a", "b", "train", "val", "valid", "test", ".hidden", "Thumbs.db", "=x", "\udcff", "y" * 255]
+)
+TARGETS = st.sampled_from(["..", ".", "../..", "/etc/passwd", "/", "a", "../a", "nowhere"])
+TREES = st.recursive(
+    IMAGES | TARGETS,
+    lambda inner: st.dictionaries(FILE_NAMES, inner, max_size=5),
+    max_leaves=14,
+)
+CLASSES = st.fixed_dictionaries({"a": TREES, "b": TREES}) | st.dictionaries(FILE_NAMES, TREES)
+ROOTS = (
+    st.dictionaries(FILE_NAMES, TREES, max_size=5)
+    | CLASSES
+    | st.fixed_dictionaries({"train": CLASSES}, optional={"val": CLASSES, "test": CLASSES})
+)
+
+
+def grow(folder: Path, tree: dict[str, Any]) -> None:
+    """Folders from dicts, files from bytes, links from strings; names that no file can have are
+    left out."""
+    folder.mkdir(exist_ok=True)
+    for name, content in tree.items():
+        path = folder / name
+        try:
+            if "/" in name or path.is_symlink() or path.exists():
+                continue
+            if isinstance(content, dict):
+                grow(path, content)
+            elif isinstance(content, str):
+                path.symlink_to(content)
+            else:
+                path.write_bytes(content)
+        except (OSError, ValueError):
+            continue
+
+
+def refusal(load: Callable[[], object]) -> str:
+    try:
+        load()
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+@runs
+def test_folders_of_images(examples: int) -> None:
+    def read(case: tuple[dict[str, Any], bool, int]) -> None:
+        tree, skip_bad, limit = case
+        folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        try:
+            grow(folder, tree)
+            for load in (
+                lambda: load_for_search(str(folder), size=4, limit=limit, skip_bad=skip_bad),
+                lambda: load_for_training(str(folder), size=None, skip_bad=skip_bad),
+                lambda: native_size(str(folder)),
+            ):
+                if error := refusal(load):
+                    assert all(line.isprintable() for line in error.split("\n"))
+        finally:
+            shutil.rmtree(folder)
+
+    fuzz(examples, st.tuples(ROOTS, st.booleans(), st.integers(1, 9)), read)
