@@ -26,6 +26,10 @@ def ops() -> st.SearchStrategy[Op]:
     )
 
 
+names = st.text(st.characters(exclude_categories=("C", "Z")), max_size=10)
+"""Printable, as an architecture's name must be."""
+
+
 def architectures() -> st.SearchStrategy[Architecture]:
     """Small networks of any ops, odd resolutions and single channels included."""
     stages = st.builds(
@@ -44,7 +48,7 @@ def architectures() -> st.SearchStrategy[Architecture]:
     )
     return st.builds(
         Architecture,
-        name=st.text(st.characters(exclude_categories=("C", "Z")), max_size=10),
+        name=names,
         resolution=st.integers(1, 33),
         num_classes=st.integers(1, 12),
         stem=stems,

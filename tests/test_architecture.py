@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from search_spaces.architecture import SCHEMA, Architecture, ArchitectureError, Stage, Stem, units
 from search_spaces.ops import Bottleneck, MBConv, PlainConv, SeparableConv
 from search_spaces.zoo import ZOO
 from tests.golden_files import golden
-from tests.strategies import architectures
+from tests.strategies import architectures, names
 
 B0 = ZOO["efficientnet-b0"]()
 
@@ -32,9 +31,21 @@ def test_digests_never_change(name: str) -> None:
     assert ZOO[name]().digest == golden("zoo")[name]["digest"]
 
 
-@given(architectures(), st.text(max_size=10))
+@given(architectures(), names)
 def test_the_digest_ignores_the_name(architecture: Architecture, name: str) -> None:
     assert replace(architecture, name=name).digest == architecture.digest
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31mred", "x" * 201])
+def test_names_that_a_terminal_would_obey_or_drown_in_are_refused(name: str) -> None:
+    with pytest.raises(ArchitectureError, match="`name` must be at most 200 printable characters"):
+        replace(B0, name=name)
+
+
+def test_a_network_that_takes_for_ever_to_count_is_refused() -> None:
+    stage = replace(B0.stages[0], repeats=10**9)
+    with pytest.raises(ArchitectureError, match=r"At most 10,000 blocks .* has 1,000,000,015"):
+        replace(B0, stages=(stage, *B0.stages[1:]))
 
 
 def test_the_digest_takes_6_and_6_0_as_one_number() -> None:
