@@ -88,7 +88,7 @@ def scaling_plot(assessment: Assessment, metric: Metric) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     lines: dict[tuple[int, ...], list[str]] = {}
     standings = [[j.fitted, *(c.rival for c in j.comparisons)] for j in assessment.levels]
@@ -114,7 +114,7 @@ def scaling_plot(assessment: Assessment, metric: Metric) -> bytes:
     for judged in assessment.levels:
         axes.axvline(judged.level.target, color="grey", ls=":", lw=1)
     axes.set(xlabel=metric.describe(), ylabel="accuracy")
-    axes.legend(fontsize=8, loc="lower right")  # where rising lines leave room
+    figure.legend(fontsize=8, loc="outside right upper")  # lines may rise and fall
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
