@@ -57,13 +57,13 @@ def run(settings: Settings) -> int:
     _stage(
         "scaling_search.grid",
         *("--baseline", f"{search}/baseline.json", *shared, "--run-dir", str(grid)),
-        *("--select", "measured", "--step", "0.1", "--tolerance", "0.1", "--seeds", "2"),
-        *("--epochs", str(settings.epochs)),
+        *("--depth-rounding", "round", "--candidates", "12", "--seeds", "4", "--trials", "20"),
+        *("--tolerance", "0.1", "--epochs", str(settings.epochs)),
     )
     _stage(
         "scaling_search.family",
         *("--baseline", f"{grid}/baseline.json", "--constants", f"{grid}/constants.json"),
-        *("--out", str(family)),
+        *("--depth-rounding", "round", "--out", str(family)),
     )
     for member in ("B0", "B1"):
         _stage(
