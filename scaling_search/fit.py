@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -61,6 +61,20 @@ class Standing:
     def mean(self) -> float:
         """Of its own trainings."""
         return float(np.mean(list(self.accuracies.values())))
+
+
+class FTest(NamedTuple):
+    """What a model explains beyond a simpler one, over what it leaves."""
+
+    statistic: float
+    between: int
+    """Degrees of freedom of what it explains."""
+    within: int
+    """Degrees of freedom of what it leaves."""
+
+    @property
+    def p_value(self) -> float:
+        return float(stats.f.sf(self.statistic, self.between, self.within))
 
 
 class Fit:
@@ -146,35 +160,37 @@ class Fit:
         }
 
     @cached_property
-    def p_value(self) -> float:
-        """How often noise alone would make the networks differ so much; 1 if that is unknown.
+    def test(self) -> FTest | None:
+        """Of networks that differ against networks that are all equal but for cost.
 
-        An F test against networks that are all equal but for cost, after what seeds share was
-        taken out: of the quadratic over the triangle, or, with too few networks for one, of the
-        networks themselves.
+        They differ by the quadratic over the triangle, or, too few for one, each by itself. None:
+        too few trainings, or nothing to explain.
         """
         if self.surface is None:
-            return 1.0
+            return None
         terms, covariate = self.surface.design
-        if not self.surface.quadratic:
-            terms = np.hstack([terms, np.eye(len(terms))])
-        runs = self._runs
-        shared = self.surface.scales["seed"] * (runs.seed[:, None] == runs.seed)
-        lower = np.linalg.cholesky(np.eye(len(shared)) + shared)
-        null, full, values = (
-            np.linalg.solve(lower, of_runs)
-            for of_runs in (
-                np.hstack([terms[:, :1], covariate])[runs.network],
-                np.hstack([terms, covariate])[runs.network],
-                runs.accuracy,
-            )
-        )
-        return _f_test(null, full, values)
+        null, own = np.hstack([terms[:, :1], covariate]), np.eye(len(terms))
+        full = np.hstack([terms, covariate]) if self.surface.quadratic else np.hstack([null, own])
+        return self._compared(null, full)
+
+    @property
+    def p_value(self) -> float:
+        """How often noise alone would make the networks differ so much; 1 if that is unknown."""
+        return 1.0 if self.test is None else self.test.p_value
 
     @property
     def resolved(self) -> bool:
         """Whether the networks differ by more than noise explains."""
         return self.p_value <= MARK
+
+    @property
+    def rough(self) -> bool:
+        """Whether networks differ beyond noise by what the quadratic over the triangle leaves."""
+        if self.surface is None or not self.surface.quadratic:
+            return False
+        quadratic = np.hstack(self.surface.design)
+        test = self._compared(quadratic, np.hstack([quadratic, np.eye(len(quadratic))]))
+        return test is not None and test.p_value <= MARK
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -228,6 +244,15 @@ class Fit:
             return None
         return self.surface.predict(self.points)
 
+    def _compared(self, null: np.ndarray, full: np.ndarray) -> FTest | None:
+        """Of designs `(networks, columns)`, after what seeds share was taken out."""
+        assert self.surface is not None
+        runs = self._runs
+        shared = self.surface.scales["seed"] * (runs.seed[:, None] == runs.seed)
+        lower = np.linalg.cholesky(np.eye(len(shared)) + shared)
+        columns = (null[runs.network], full[runs.network], runs.accuracy)
+        return _f_test(*(np.linalg.solve(lower, of_runs) for of_runs in columns))
+
     @property
     def _quantile(self) -> float:
         """One-sided t quantile; the error is shared by the rivals (Bonferroni; Gupta 1965)."""
@@ -274,15 +299,14 @@ def _errors(covariance: np.ndarray, reference: int) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0))
 
 
-def _f_test(null: np.ndarray, full: np.ndarray, values: np.ndarray) -> float:
-    """The p value of what `full` explains beyond `null`; 1 with nothing to compare with."""
+def _f_test(null: np.ndarray, full: np.ndarray, values: np.ndarray) -> FTest | None:
+    """Of what `full` explains beyond `null`; None with nothing to compare with."""
     (more, fewer), (left, rank) = (_regression(design, values) for design in (null, full))
     between, within = rank - fewer, len(values) - rank
-    if min(between, within) < 1:
-        return 1.0
-    if left <= _NOTHING:
-        return 1.0 if more <= _NOTHING else 0.0
-    return float(stats.f.sf((more - left) / between / (left / within), between, within))
+    if min(between, within) < 1 or more <= _NOTHING:
+        return None
+    statistic = math.inf if left <= _NOTHING else (more - left) / between / (left / within)
+    return FTest(statistic, between, within)
 
 
 def _regression(design: np.ndarray, values: np.ndarray) -> tuple[float, int]:

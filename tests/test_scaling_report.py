@@ -82,6 +82,32 @@ def test_seeds_needed_suffice() -> None:
     assert sum(resolved) >= 12
 
 
+def test_networks_that_differ_without_a_pattern_ask_for_networks_not_for_seeds() -> None:
+    rng = np.random.default_rng(1)
+    own = 0.6 + rng.normal(0, 0.05, 9)
+    fit = fitted(own[:, None] + rng.normal(0, 0.005, (9, 6)), SHARES[:9])
+    assert not fit.resolved
+    assert fit.rough
+    lines = summary(fit, None, 2.0)
+    assert "how they share their cost does not explain it" in _line(lines, "NOT RESOLVED")
+    assert [line for line in lines if line.startswith("remedy")] == [
+        "remedy  networks differ by what each has of its own, as rounding makes it; seeds do not "
+        "average that out, more networks do: --candidates 0, or a smaller --step"
+    ]
+
+
+@pytest.mark.parametrize("networks", [2, 4, 15])
+def test_seeds_needed_are_more_than_there_are(networks: int) -> None:
+    seen = 0
+    for seed in range(20):
+        values = 0.6 + np.random.default_rng(seed).normal(0, 0.01, (networks, 4))
+        fit = fitted(values, SHARES[:networks])
+        needed = None if fit.resolved else seeds_needed(fit)
+        assert needed is None or needed > 4
+        seen += needed is not None
+    assert seen > 0
+
+
 def test_no_better_than_the_largest_class_is_a_warning() -> None:
     fit = _fit(0.002)
     assert any(
