@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
@@ -17,6 +17,7 @@ from scipy.spatial import Delaunay, QhullError
 
 from scaling_search.candidates import Candidate
 from scaling_search.compound import Coefficients
+from scaling_search.f_test import FTest, f_test
 from scaling_search.shares import AXES, Shares
 from scaling_search.surface import MIN_FOR_QUADRATIC, Runs, Surface
 
@@ -35,9 +36,6 @@ STEP = 1 / 40
 """Distance of the triangle's points at which the surface is looked at."""
 MAX_COST_SPREAD = 0.12
 """Range of ln(cost / target) from which on accuracies are corrected for cost."""
-
-_NOTHING = 1e-20
-"""Sums of squares below it are of floats, not of noise."""
 
 Accuracies = Mapping[str, Mapping[int, float]]
 """By the network's digest and by seed."""
@@ -61,20 +59,6 @@ class Standing:
     def mean(self) -> float:
         """Of its own trainings."""
         return float(np.mean(list(self.accuracies.values())))
-
-
-class FTest(NamedTuple):
-    """What a model explains beyond a simpler one, over what it leaves."""
-
-    statistic: float
-    between: int
-    """Degrees of freedom of what it explains."""
-    within: int
-    """Degrees of freedom of what it leaves."""
-
-    @property
-    def p_value(self) -> float:
-        return float(stats.f.sf(self.statistic, self.between, self.within))
 
 
 class Fit:
@@ -186,11 +170,18 @@ class Fit:
     @property
     def rough(self) -> bool:
         """Whether networks differ beyond noise by what the quadratic over the triangle leaves."""
-        if self.surface is None or not self.surface.quadratic:
+        return self._lack_of_fit is not None and self._lack_of_fit.p_value <= MARK
+
+    @property
+    def patternless(self) -> bool:
+        """Whether what networks have of their own explains the quadratic too.
+
+        Then networks count and not trainings, for seeds do not average that out: what networks have
+        beside the quadratic is the measure of it.
+        """
+        if self.test is None or self._lack_of_fit is None or not self.rough:
             return False
-        quadratic = np.hstack(self.surface.design)
-        test = self._compared(quadratic, np.hstack([quadratic, np.eye(len(quadratic))]))
-        return test is not None and test.p_value <= MARK
+        return self.test.against(self._lack_of_fit).p_value > MARK
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -244,6 +235,14 @@ class Fit:
             return None
         return self.surface.predict(self.points)
 
+    @cached_property
+    def _lack_of_fit(self) -> FTest | None:
+        """Of what networks have beside the quadratic; None without one, or without repeats."""
+        if self.surface is None or not self.surface.quadratic:
+            return None
+        quadratic = np.hstack(self.surface.design)
+        return self._compared(quadratic, np.hstack([quadratic, np.eye(len(quadratic))]))
+
     def _compared(self, null: np.ndarray, full: np.ndarray) -> FTest | None:
         """Of designs `(networks, columns)`, after what seeds share was taken out."""
         assert self.surface is not None
@@ -251,7 +250,7 @@ class Fit:
         shared = self.surface.scales["seed"] * (runs.seed[:, None] == runs.seed)
         lower = np.linalg.cholesky(np.eye(len(shared)) + shared)
         columns = (null[runs.network], full[runs.network], runs.accuracy)
-        return _f_test(*(np.linalg.solve(lower, of_runs) for of_runs in columns))
+        return f_test(*(np.linalg.solve(lower, of_runs) for of_runs in columns))
 
     @property
     def _quantile(self) -> float:
@@ -297,22 +296,6 @@ def _errors(covariance: np.ndarray, reference: int) -> np.ndarray:
     variances = np.diag(covariance)
     squares = variances + variances[reference] - 2 * covariance[reference]
     return np.sqrt(np.maximum(squares, 0))
-
-
-def _f_test(null: np.ndarray, full: np.ndarray, values: np.ndarray) -> FTest | None:
-    """Of what `full` explains beyond `null`; None with nothing to compare with."""
-    (more, fewer), (left, rank) = (_regression(design, values) for design in (null, full))
-    between, within = rank - fewer, len(values) - rank
-    if min(between, within) < 1 or more <= _NOTHING:
-        return None
-    statistic = math.inf if left <= _NOTHING else (more - left) / between / (left / within)
-    return FTest(statistic, between, within)
-
-
-def _regression(design: np.ndarray, values: np.ndarray) -> tuple[float, int]:
-    """Sum of squares that a regression leaves, and the rank of its design."""
-    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=1e-9)
-    return float(((values - design @ solution) ** 2).sum()), int(rank)
 
 
 def _triangle() -> np.ndarray:

@@ -70,18 +70,17 @@ def remedies(fit: Fit, ratio: float) -> list[str]:
             f"a surface needs {MIN_FOR_QUADRATIC} networks of different shares, and there are "
             f"{len(fit.standings)}: a smaller --step, --depth-rounding round, or --ratio 4"
         )
-    if fit.resolved:
+    if fit.patternless:
+        found.append(
+            "networks differ by what each has of its own, as rounding makes it; seeds do not "
+            "average that out, more networks do: --candidates 0, or a smaller --step"
+        )
+    if fit.resolved or fit.patternless:
         return found
     if not any(len(s.accuracies) > 1 for s in fit.standings):
         return [
             *found,
             "one seed says little about noise: --seeds 3 or more with --full, or more --trials",
-        ]
-    if fit.rough:
-        return [
-            *found,
-            "networks differ by what each has of its own, as rounding makes it; seeds do not "
-            "average that out, more networks do: --candidates 0, or a smaller --step",
         ]
     more = seeds_needed(fit)
     if more is not None:
@@ -134,6 +133,11 @@ def _optimum(fit: Fit) -> list[str]:
         lines.append(
             f"        {name} ({shares}): {ahead[0]:.4f} behind, standard error {ahead[1]:.4f}"
         )
+    if fit.patternless:
+        lines.append(
+            "CAUTION the networks lie off this surface by as much as it rises: the best of them is "
+            "known, and an optimum of the shares is not"
+        )
     return [
         *lines,
         f"RESOLVED: the networks differ by more than noise explains (p {fit.p_value:.2g})",
@@ -152,7 +156,7 @@ def _unresolved(fit: Fit) -> list[str]:
         return ["NOT RESOLVED: there is one network only."]
     if fit.p_value == 1:
         return ["NOT RESOLVED: too few trainings to tell networks from noise."]
-    if fit.rough:
+    if fit.patternless:
         return [
             "NOT RESOLVED: some networks are worse than others, but how they share their cost does "
             f"not explain it (p {fit.p_value:.2g}, and {MARK:g} is the mark)."

@@ -87,13 +87,25 @@ def test_networks_that_differ_without_a_pattern_ask_for_networks_not_for_seeds()
     own = 0.6 + rng.normal(0, 0.05, 9)
     fit = fitted(own[:, None] + rng.normal(0, 0.005, (9, 6)), SHARES[:9])
     assert not fit.resolved
-    assert fit.rough
+    assert fit.patternless
     lines = summary(fit, None, 2.0)
     assert "how they share their cost does not explain it" in _line(lines, "NOT RESOLVED")
     assert [line for line in lines if line.startswith("remedy")] == [
         "remedy  networks differ by what each has of its own, as rounding makes it; seeds do not "
         "average that out, more networks do: --candidates 0, or a smaller --step"
     ]
+
+
+def test_an_optimum_that_the_networks_do_not_follow_comes_with_a_caution() -> None:
+    """More seeds of the same networks show that these differ, and nothing of their shares."""
+    rng = np.random.default_rng(1)
+    own = 0.6 + rng.normal(0, 0.05, 15)
+    fit = fitted(own[:, None] + rng.normal(0, 0.005, (15, 6)), SHARES)
+    assert fit.resolved
+    lines = summary(fit, None, 2.0)
+    assert "an optimum of the shares is not" in _line(lines, "CAUTION")
+    assert "--candidates 0" in _line(lines, "remedy")
+    assert not any(line.startswith("CAUTION") for line in summary(_fit(0.002), None, 2.0))
 
 
 @pytest.mark.parametrize("networks", [2, 4, 15])
