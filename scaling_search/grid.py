@@ -138,7 +138,8 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     settings, schedule = plan.settings, trained.schedule
     fit = schedule.fit
     if fit is None:
-        raise UserError("Time was up before the first training (--hours).")
+        failed = f"; {trained.failed} failed, see trials.csv" if trained.failed else ""
+        raise UserError(f"Time was up (--hours) before a training gave an accuracy{failed}.")
     evidence = {
         "epochs": settings.epochs,
         "seeds": settings.seeds,

@@ -143,10 +143,10 @@ class Plan:
         """How many trainings there is time for now, of `slowest` seconds each; None: no limit."""
         if self.settings.hours is None:
             return None
+        left = self.settings.hours * 3600 - (time.monotonic() - self.started)
         seconds = self.seconds if slowest is None else slowest
         if seconds is None:  # one round of the workers tells
-            return self.workers.count
-        left = self.settings.hours * 3600 - (time.monotonic() - self.started)
+            return self.workers.count if left > 0 else 0
         return max(0, int(left / max(seconds, 1e-6))) * self.workers.count
 
 

@@ -155,6 +155,21 @@ def test_hours_end_the_race_and_the_same_command_goes_on(
     assert "time was up" not in capsys.readouterr().out
 
 
+def test_hours_are_kept_where_trainings_fail(
+    tmp_path: Path,
+    baseline: Path,
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without an estimate the first trainings come one by one, and the first may fail."""
+    monkeypatch.setenv("GRID_FAILS", NETWORKS[0].architecture.digest)
+    assert main(arguments(baseline, tmp_path / "run", "--hours", "1")) == 0
+    assert "note    1 of 9 networks are not ranked" in capsys.readouterr().out
+    assert main(arguments(baseline, tmp_path / "short", "--hours", "1e-9")) == 2
+    assert "Time was up (--hours) before a training" in capsys.readouterr().err
+
+
 def test_another_cost_is_the_constraint(tmp_path: Path, baseline: Path) -> None:
     flags = ["--select", "measured", "--cost", "params", "--seeds", "1", "--max-alpha", "2"]
     flags += ["--max-beta", "1.5"]
