@@ -10,6 +10,7 @@ from nas.cli import UserError, format_duration
 from nas.search.metrics import Metric
 from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
+from scaling_search.options import FINEST
 from scaling_search.resolvable import resolvability
 from scaling_search.triples import Grid
 from search_spaces.adapt import adapt_classes
@@ -168,10 +169,12 @@ def prepare(settings: "Settings") -> Plan:
     )
     workers, base = settings.where(), settings.load_base()
     metric, rounding = settings.metric(workers), settings.rounding(base)
-    if not metric.conditions:  # arithmetic, so an empty grid is refused before images are read
-        find_candidates(base, grid, rounding, metric)
-    finest = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
-    task, native = settings.load_scaling_task(base, math.ceil(base.resolution * finest), workers)
+    gamma = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
+    finest = math.ceil(base.resolution * gamma * (FINEST if metric.conditions else 1))
+    if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
+        known = find_candidates(base, grid, rounding, metric)
+        finest = max(finest, *(candidate.architecture.resolution for candidate in known))
+    task, native = settings.load_scaling_task(base, finest, workers)
     remarks: list[str] = []
     if task.num_classes != base.num_classes:
         change = f"{base.num_classes} -> {task.num_classes} classes"

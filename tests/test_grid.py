@@ -13,10 +13,12 @@ import pytest
 from scaling_search import family
 from scaling_search.candidates import find_candidates
 from scaling_search.compound import Coefficients
-from scaling_search.grid import main
+from scaling_search.grid import Settings, main
+from scaling_search.grid_plan import prepare
 from search_spaces.cost import count
 from search_spaces.zoo import load_architecture
 from tests.grid_evaluators import GRID, TINY, arguments, candidates, read_constants, truth
+from tests.trees import plant
 
 NETWORKS = candidates()
 BEST = max(NETWORKS, key=lambda candidate: truth(candidate.architecture))
@@ -303,6 +305,25 @@ def test_numbers_out_of_range_are_refused(
     with pytest.raises(SystemExit, match="2"):
         main([*arguments(baseline, tmp_path / "run"), *flags])
     assert re.search(rf"`{flags[0]}` must (be at least 1|not be negative)", capsys.readouterr().err)
+
+
+def test_images_are_stored_with_the_pixels_that_the_finest_network_sees(
+    tmp_path: Path, baseline: Path
+) -> None:
+    """By the formula 46 px are enough, which steps of 16 px round up to 48."""
+    plan = prepare(
+        Settings(
+            baseline=str(baseline),
+            data=str(plant(tmp_path / "photos", {"a": 12, "b": 12}, size=(96, 96))),
+            run_dir=tmp_path / "run",
+            candidates=0,
+            select="formula",
+            resolution_step=16,
+        )
+    )
+    assert plan.task.training is not None
+    assert max(candidate.architecture.resolution for candidate in plan.candidates) == 48
+    assert plan.task.training.data.train.images.shape[-1] == 48
 
 
 def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
