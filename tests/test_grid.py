@@ -307,6 +307,15 @@ def test_numbers_out_of_range_are_refused(
     assert re.search(rf"`{flags[0]}` must (be at least 1|not be negative)", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("ratio", ["1", "0.5", "nan", "inf"])
+def test_a_ratio_that_is_no_growth_is_refused(
+    ratio: str, tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments(baseline, tmp_path / "run"), "--ratio", ratio, "--tolerance", "0.5"])
+    assert "`--ratio` must be above 1" in capsys.readouterr().err
+
+
 def test_images_are_stored_with_the_pixels_that_the_finest_network_sees(
     tmp_path: Path, baseline: Path
 ) -> None:
