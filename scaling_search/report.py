@@ -47,8 +47,9 @@ def summary(fit: Fit, majority: float | None, ratio: float) -> list[str]:
         )
     lines += _optimum(fit) if fit.resolved else _unresolved(fit)
     choice = choose(fit, ratio)
+    what = "cost" if choice.source == "best" else "multiply-adds"
     lines.append(
-        f"result  {choice.coefficients} for every doubling of cost ({_SOURCES[choice.source]})"
+        f"result  {choice.coefficients} for every doubling of {what} ({_SOURCES[choice.source]})"
     )
     return lines + [f"remedy  {remedy}" for remedy in remedies(fit, ratio)]
 

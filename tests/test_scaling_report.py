@@ -30,7 +30,8 @@ def test_a_resolved_fit_tells_optimum_region_and_known_rules() -> None:
     assert any("published (0.28/0.29/0.43): " in line for line in lines)
     assert any("width (0.00/1.00/0.00): " in line for line in lines)
     assert _line(lines, "RESOLVED").startswith("RESOLVED: the networks differ by more than noise")
-    assert _line(lines, "result ").endswith("for every doubling of cost (the fit's optimum)")
+    result = _line(lines, "result ")
+    assert result.endswith("for every doubling of multiply-adds (the fit's optimum)")
     assert not any(line.startswith(("remedy", "NOT")) for line in lines)
 
 
@@ -57,7 +58,9 @@ def test_few_networks_and_one_seed_say_what_is_missing() -> None:
     few = summary(_fit(0.001, networks=4), None, 2.0)
     assert "the networks differ by more than seed noise" in _line(few, "RESOLVED")
     assert "a surface needs 9 networks of different shares, and there are 4" in _line(few, "remedy")
-    assert "too few for a fit" in _line(few, "result ")
+    assert "for every doubling of cost (the best network; too few for a fit)" in _line(
+        few, "result "
+    )
     one_seed = _fit(0.001, networks=4, seeds=1)
     assert "too few trainings" in _line(summary(one_seed, None, 2.0), "NOT RESOLVED")
     assert remedies(one_seed, 2.0)[-1].startswith("one seed says little about noise: --seeds 3")
