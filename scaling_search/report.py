@@ -14,9 +14,8 @@ from scaling_search.constants import choose
 from scaling_search.fit import MARK, STEP, Fit
 from scaling_search.shares import AXES, RULES, Shares
 from scaling_search.surface import MIN_FOR_QUADRATIC
+from scaling_search.two_way import MAX_SEEDS, POWER
 
-_POWER = 0.8
-_MAX_SEEDS = 1000
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 """Where depth, width and resolution alone are drawn."""
 
@@ -99,7 +98,7 @@ def remedies(fit: Fit, ratio: float) -> list[str]:
 
 
 def seeds_needed(fit: Fit) -> int | None:
-    """Seeds of every network at which such differences would be seen four times in five.
+    """Seeds of every network that show such differences with probability `POWER`.
 
     By the power of the fit's own F test for the noncentrality that was observed; always more seeds
     than there are. None if there is nothing to see.
@@ -110,10 +109,10 @@ def seeds_needed(fit: Fit) -> int | None:
     networks, trainings = len(fit.standings), sum(len(s.accuracies) for s in fit.standings)
     seeds, coefficients = trainings / networks, trainings - test.within
     observed = test.between * (test.statistic - 1)
-    for more in range(math.floor(seeds) + 1, _MAX_SEEDS):
+    for more in range(math.floor(seeds) + 1, MAX_SEEDS):
         freedom = networks * more - coefficients
         critical = stats.f.isf(MARK, test.between, freedom)
-        if stats.ncf.sf(critical, test.between, freedom, observed * more / seeds) >= _POWER:
+        if stats.ncf.sf(critical, test.between, freedom, observed * more / seeds) >= POWER:
             return more
     return None
 
