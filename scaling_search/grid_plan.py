@@ -180,6 +180,8 @@ def prepare(settings: "Settings") -> Plan:
         change = f"{base.num_classes} -> {task.num_classes} classes"
         remarks.append(f"classifier of {base.name}: {change}")
         base = adapt_classes(base, task.num_classes)
+    if metric.conditions:
+        print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
     found = find_candidates(base, grid, rounding, metric)
     candidates = spread(found, settings.candidates) if settings.candidates else found
     plan = Plan(

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -314,6 +315,29 @@ def test_a_ratio_that_is_no_growth_is_refused(
     with pytest.raises(SystemExit, match="2"):
         main([*arguments(baseline, tmp_path / "run"), "--ratio", ratio, "--tolerance", "0.5"])
     assert "`--ratio` must be above 1" in capsys.readouterr().err
+
+
+def test_a_cost_that_takes_long_is_announced(
+    tmp_path: Path,
+    baseline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the first network is costed: the plan comes minutes later."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scaling_search.grid_plan.find_candidates", interrupted)
+    settings = Settings(
+        baseline=str(baseline),
+        evaluator="tests.grid_evaluators:peaked",
+        run_dir=tmp_path / "run",
+        cost="memory",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings)
+    assert capsys.readouterr().out.startswith("search  memory of up to some 300 networks")
 
 
 def test_images_are_stored_with_the_pixels_that_the_finest_network_sees(
