@@ -74,7 +74,7 @@ class Choice:
     """`fit`: the surface's optimum. `best`: the best network, where there are too few for a
     surface. `default`: the published shares, where noise explains all differences."""
     coefficients: Coefficients
-    """Growth for every doubling of the cost."""
+    """Growth for every doubling: of multiply-adds, or of the grid's cost where it is `best`."""
 
     @property
     def shares(self) -> Shares:
@@ -133,7 +133,8 @@ def content(
             "candidates": len(fit.standings),
             "trainings": sum(len(s.accuracies) for s in fit.standings),
             "rules": {
-                "alpha, beta, gamma": "growth for every doubling of multiply-adds, 2^shares",
+                "alpha, beta, gamma": "growth for every doubling: of multiply-adds, 2^shares; with "
+                "source best, of the cost, as the best network's own triple has it",
                 "region": "superlevel set of the surface that holds 90 % of its bootstrapped "
                 "optima, within what the candidates span",
                 "tied": "behind the best by no more than noise explains (one-sided t on the mixed "

@@ -17,6 +17,7 @@ from scipy.spatial import Delaunay, QhullError
 
 from scaling_search.candidates import Candidate
 from scaling_search.compound import Coefficients
+from scaling_search.f_test import FTest, f_test
 from scaling_search.shares import AXES, Shares
 from scaling_search.surface import MIN_FOR_QUADRATIC, Runs, Surface
 
@@ -35,9 +36,6 @@ STEP = 1 / 40
 """Distance of the triangle's points at which the surface is looked at."""
 MAX_COST_SPREAD = 0.12
 """Range of ln(cost / target) from which on accuracies are corrected for cost."""
-
-_NOTHING = 1e-20
-"""Sums of squares below it are of floats, not of noise."""
 
 Accuracies = Mapping[str, Mapping[int, float]]
 """By the network's digest and by seed."""
@@ -146,35 +144,44 @@ class Fit:
         }
 
     @cached_property
-    def p_value(self) -> float:
-        """How often noise alone would make the networks differ so much; 1 if that is unknown.
+    def test(self) -> FTest | None:
+        """Of networks that differ against networks that are all equal but for cost.
 
-        An F test against networks that are all equal but for cost, after what seeds share was
-        taken out: of the quadratic over the triangle, or, with too few networks for one, of the
-        networks themselves.
+        They differ by the quadratic over the triangle, or, too few for one, each by itself. None:
+        too few trainings, or nothing to explain.
         """
         if self.surface is None:
-            return 1.0
+            return None
         terms, covariate = self.surface.design
-        if not self.surface.quadratic:
-            terms = np.hstack([terms, np.eye(len(terms))])
-        runs = self._runs
-        shared = self.surface.scales["seed"] * (runs.seed[:, None] == runs.seed)
-        lower = np.linalg.cholesky(np.eye(len(shared)) + shared)
-        null, full, values = (
-            np.linalg.solve(lower, of_runs)
-            for of_runs in (
-                np.hstack([terms[:, :1], covariate])[runs.network],
-                np.hstack([terms, covariate])[runs.network],
-                runs.accuracy,
-            )
-        )
-        return _f_test(null, full, values)
+        null, own = np.hstack([terms[:, :1], covariate]), np.eye(len(terms))
+        full = np.hstack([terms, covariate]) if self.surface.quadratic else np.hstack([null, own])
+        return self._compared(null, full)
+
+    @property
+    def p_value(self) -> float:
+        """How often noise alone would make the networks differ so much; 1 if that is unknown."""
+        return 1.0 if self.test is None else self.test.p_value
 
     @property
     def resolved(self) -> bool:
         """Whether the networks differ by more than noise explains."""
         return self.p_value <= MARK
+
+    @property
+    def rough(self) -> bool:
+        """Whether networks differ beyond noise by what the quadratic over the triangle leaves."""
+        return self._lack_of_fit is not None and self._lack_of_fit.p_value <= MARK
+
+    @property
+    def patternless(self) -> bool:
+        """Whether what networks have of their own explains the quadratic too.
+
+        Then networks count and not trainings, for seeds do not average that out: what networks have
+        beside the quadratic is the measure of it.
+        """
+        if self.test is None or self._lack_of_fit is None or not self.rough:
+            return False
+        return self.test.against(self._lack_of_fit).p_value > MARK
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -228,6 +235,23 @@ class Fit:
             return None
         return self.surface.predict(self.points)
 
+    @cached_property
+    def _lack_of_fit(self) -> FTest | None:
+        """Of what networks have beside the quadratic; None without one, or without repeats."""
+        if self.surface is None or not self.surface.quadratic:
+            return None
+        quadratic = np.hstack(self.surface.design)
+        return self._compared(quadratic, np.hstack([quadratic, np.eye(len(quadratic))]))
+
+    def _compared(self, null: np.ndarray, full: np.ndarray) -> FTest | None:
+        """Of designs `(networks, columns)`, after what seeds share was taken out."""
+        assert self.surface is not None
+        runs = self._runs
+        shared = self.surface.scales["seed"] * (runs.seed[:, None] == runs.seed)
+        lower = np.linalg.cholesky(np.eye(len(shared)) + shared)
+        columns = (null[runs.network], full[runs.network], runs.accuracy)
+        return f_test(*(np.linalg.solve(lower, of_runs) for of_runs in columns))
+
     @property
     def _quantile(self) -> float:
         """One-sided t quantile; the error is shared by the rivals (Bonferroni; Gupta 1965)."""
@@ -272,23 +296,6 @@ def _errors(covariance: np.ndarray, reference: int) -> np.ndarray:
     variances = np.diag(covariance)
     squares = variances + variances[reference] - 2 * covariance[reference]
     return np.sqrt(np.maximum(squares, 0))
-
-
-def _f_test(null: np.ndarray, full: np.ndarray, values: np.ndarray) -> float:
-    """The p value of what `full` explains beyond `null`; 1 with nothing to compare with."""
-    (more, fewer), (left, rank) = (_regression(design, values) for design in (null, full))
-    between, within = rank - fewer, len(values) - rank
-    if min(between, within) < 1:
-        return 1.0
-    if left <= _NOTHING:
-        return 1.0 if more <= _NOTHING else 0.0
-    return float(stats.f.sf((more - left) / between / (left / within), between, within))
-
-
-def _regression(design: np.ndarray, values: np.ndarray) -> tuple[float, int]:
-    """Sum of squares that a regression leaves, and the rank of its design."""
-    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=1e-9)
-    return float(((values - design @ solution) ** 2).sum()), int(rank)
 
 
 def _triangle() -> np.ndarray:

@@ -1,5 +1,6 @@
 """`python -m scaling_search.grid`: find alpha, beta, gamma by training scaled candidates."""
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,12 @@ class Settings(ScalingOptions):
         self._check_positive("trials")
         if self.candidates < 0:
             raise UserError(f"`--candidates` must not be negative; got {self.candidates}.")
+        if not 1 < self.ratio < math.inf:
+            raise UserError(
+                f"`--ratio` must be above 1, for candidates cost more than the baseline; got "
+                f"{self.ratio:g}. For smaller networks, scale by a negative phi "
+                "(scaling_search.family)."
+            )
         if self.hours is not None and not self.hours > 0:
             raise UserError(f"`--hours` must be above 0; got {self.hours:g}.")
         if self.full and self.trials is not None:
@@ -138,7 +145,8 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     settings, schedule = plan.settings, trained.schedule
     fit = schedule.fit
     if fit is None:
-        raise UserError("Time was up before the first training (--hours).")
+        failed = f"; {trained.failed} failed, see trials.csv" if trained.failed else ""
+        raise UserError(f"Time was up (--hours) before a training gave an accuracy{failed}.")
     evidence = {
         "epochs": settings.epochs,
         "seeds": settings.seeds,

@@ -10,6 +10,7 @@ from nas.cli import UserError, format_duration
 from nas.search.metrics import Metric
 from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
+from scaling_search.options import FINEST
 from scaling_search.resolvable import resolvability
 from scaling_search.triples import Grid
 from search_spaces.adapt import adapt_classes
@@ -143,10 +144,10 @@ class Plan:
         """How many trainings there is time for now, of `slowest` seconds each; None: no limit."""
         if self.settings.hours is None:
             return None
+        left = self.settings.hours * 3600 - (time.monotonic() - self.started)
         seconds = self.seconds if slowest is None else slowest
         if seconds is None:  # one round of the workers tells
-            return self.workers.count
-        left = self.settings.hours * 3600 - (time.monotonic() - self.started)
+            return self.workers.count if left > 0 else 0
         return max(0, int(left / max(seconds, 1e-6))) * self.workers.count
 
 
@@ -168,15 +169,19 @@ def prepare(settings: "Settings") -> Plan:
     )
     workers, base = settings.where(), settings.load_base()
     metric, rounding = settings.metric(workers), settings.rounding(base)
-    if not metric.conditions:  # arithmetic, so an empty grid is refused before images are read
-        find_candidates(base, grid, rounding, metric)
-    finest = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
-    task, native = settings.load_scaling_task(base, math.ceil(base.resolution * finest), workers)
+    gamma = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
+    finest = math.ceil(base.resolution * gamma * (FINEST if metric.conditions else 1))
+    if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
+        known = find_candidates(base, grid, rounding, metric)
+        finest = max(finest, *(candidate.architecture.resolution for candidate in known))
+    task, native = settings.load_scaling_task(base, finest, workers)
     remarks: list[str] = []
     if task.num_classes != base.num_classes:
         change = f"{base.num_classes} -> {task.num_classes} classes"
         remarks.append(f"classifier of {base.name}: {change}")
         base = adapt_classes(base, task.num_classes)
+    if metric.conditions:
+        print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
     found = find_candidates(base, grid, rounding, metric)
     candidates = spread(found, settings.candidates) if settings.candidates else found
     plan = Plan(

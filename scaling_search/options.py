@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from nas.search.task import Task
     from nas.search.workers import Workers
 
+FINEST = 1.5
+"""Pixels that a network of a measured cost may need, over what the formula says; images are stored
+with no more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingOptions(TrialOptions):

@@ -33,7 +33,7 @@ class Schedule(Protocol):
 
     @property
     def fit(self) -> Fit | None:
-        """Of what was told so far; None before that."""
+        """Of what was told so far; None before the first accuracy."""
         ...
 
     @property
@@ -46,7 +46,11 @@ class Schedule(Protocol):
         ...
 
     def tell(self, accuracies: Accuracies) -> None:
-        """Learn what a round gave, by digest and index of the seed; failed ones are missing."""
+        """Learn what a round gave, by digest and index of the seed; failed ones are missing.
+
+        Raises:
+            ValueError: Every candidate was trained, and all failed.
+        """
         ...
 
     def describe(self, number: int) -> str:
@@ -89,6 +93,8 @@ class FullGrid:
 
     def tell(self, accuracies: Accuracies) -> None:
         _merge(self._accuracies, accuracies)
+        if not self._accuracies and self._begun < len(self.candidates):
+            return  # the first few failed, of a round that time cut short
         self.fit = Fit(self.candidates, self._accuracies, target=self.target, seed=self.seed)
 
     def describe(self, number: int) -> str:
@@ -156,6 +162,8 @@ class Race:
 
     def tell(self, accuracies: Accuracies) -> None:
         _merge(self._accuracies, accuracies)
+        if not self._accuracies and self.spent < len(self.candidates):
+            return  # the first few failed, of a round that time cut short
         self.fit = Fit(self.candidates, self._accuracies, target=self.target, seed=self.seed)
         tied = {s.candidate.architecture.digest for s in (self.fit.best, *self.fit.tied)}
         begun = {digest for digest, number in self._started.items() if number}

@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from scaling_search.constants import choose
-from scaling_search.fit import MARK, Fit
+from scaling_search.fit import MARK, STEP, Fit
 from scaling_search.shares import AXES, RULES, Shares
 from scaling_search.surface import MIN_FOR_QUADRATIC
+from scaling_search.two_way import MAX_SEEDS, POWER
 
-_POWER = 0.8
-_MAX_SEEDS = 1000
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 """Where depth, width and resolution alone are drawn."""
 
@@ -47,8 +46,9 @@ def summary(fit: Fit, majority: float | None, ratio: float) -> list[str]:
         )
     lines += _optimum(fit) if fit.resolved else _unresolved(fit)
     choice = choose(fit, ratio)
+    what = "cost" if choice.source == "best" else "multiply-adds"
     lines.append(
-        f"result  {choice.coefficients} for every doubling of cost ({_SOURCES[choice.source]})"
+        f"result  {choice.coefficients} for every doubling of {what} ({_SOURCES[choice.source]})"
     )
     return lines + [f"remedy  {remedy}" for remedy in remedies(fit, ratio)]
 
@@ -70,10 +70,18 @@ def remedies(fit: Fit, ratio: float) -> list[str]:
             f"a surface needs {MIN_FOR_QUADRATIC} networks of different shares, and there are "
             f"{len(fit.standings)}: a smaller --step, --depth-rounding round, or --ratio 4"
         )
-    if fit.resolved:
+    if fit.patternless:
+        found.append(
+            "networks differ by what each has of its own, as rounding makes it; seeds do not "
+            "average that out, more networks do: --candidates 0, or a smaller --step"
+        )
+    if fit.resolved or fit.patternless:
         return found
     if not any(len(s.accuracies) > 1 for s in fit.standings):
-        return [*found, "one seed says little about noise: --seeds 3 or more"]
+        return [
+            *found,
+            "one seed says little about noise: --seeds 3 or more with --full, or more --trials",
+        ]
     more = seeds_needed(fit)
     if more is not None:
         found.append(
@@ -90,21 +98,21 @@ def remedies(fit: Fit, ratio: float) -> list[str]:
 
 
 def seeds_needed(fit: Fit) -> int | None:
-    """Seeds of every network at which such differences would be seen four times in five.
+    """Seeds of every network that show such differences with probability `POWER`.
 
-    By the power of the F test for the noncentrality that was observed; None if there is none.
+    By the power of the fit's own F test for the noncentrality that was observed; always more seeds
+    than there are. None if there is nothing to see.
     """
-    networks = len(fit.standings)
-    seeds = float(np.mean([len(s.accuracies) for s in fit.standings]))
-    between, within = networks - 1, max(1, round(networks * (seeds - 1)))
-    means = np.array([s.mean for s in fit.standings])
-    observed = seeds * float(((means - means.mean()) ** 2).sum()) / fit.noise**2 - between
-    if not (observed > 0 and within >= 1):
+    test = fit.test
+    if test is None or not test.statistic > 1:
         return None
-    for more in range(2, _MAX_SEEDS):
-        freedom = networks * (more - 1)
-        critical = stats.f.isf(MARK, between, freedom)
-        if stats.ncf.sf(critical, between, freedom, observed * more / seeds) >= _POWER:
+    networks, trainings = len(fit.standings), sum(len(s.accuracies) for s in fit.standings)
+    seeds, coefficients = trainings / networks, trainings - test.within
+    observed = test.between * (test.statistic - 1)
+    for more in range(math.floor(seeds) + 1, MAX_SEEDS):
+        freedom = networks * more - coefficients
+        critical = stats.f.isf(MARK, test.between, freedom)
+        if stats.ncf.sf(critical, test.between, freedom, observed * more / seeds) >= POWER:
             return more
     return None
 
@@ -125,6 +133,11 @@ def _optimum(fit: Fit) -> list[str]:
         lines.append(
             f"        {name} ({shares}): {ahead[0]:.4f} behind, standard error {ahead[1]:.4f}"
         )
+    if fit.patternless:
+        lines.append(
+            "CAUTION the networks lie off this surface by as much as it rises: the best of them is "
+            "known, and an optimum of the shares is not"
+        )
     return [
         *lines,
         f"RESOLVED: the networks differ by more than noise explains (p {fit.p_value:.2g})",
@@ -134,7 +147,7 @@ def _optimum(fit: Fit) -> list[str]:
 def _inside_rules(fit: Fit) -> Iterator[tuple[str, Shares]]:
     """Known rules that lie within what was searched."""
     for name, shares in RULES.items():
-        if np.abs(fit.points - np.array(shares.values)).sum(1).min() <= 2 / 40:
+        if np.abs(fit.points - np.array(shares.values)).sum(1).min() <= 2 * STEP:
             yield name, shares
 
 
@@ -143,6 +156,11 @@ def _unresolved(fit: Fit) -> list[str]:
         return ["NOT RESOLVED: there is one network only."]
     if fit.p_value == 1:
         return ["NOT RESOLVED: too few trainings to tell networks from noise."]
+    if fit.patternless:
+        return [
+            "NOT RESOLVED: some networks are worse than others, but how they share their cost does "
+            f"not explain it (p {fit.p_value:.2g}, and {MARK:g} is the mark)."
+        ]
     return [
         f"NOT RESOLVED: noise explains the differences of all networks (p {fit.p_value:.2g}, and "
         f"{MARK:g} is the mark)."

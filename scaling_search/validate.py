@@ -161,10 +161,10 @@ def _more(settings: Settings, assessment: "Assessment") -> Mapping[str, Any]:
     """Flags that may resolve what is open: the seeds that it takes, or a larger phi."""
     needed = [c.seeds_needed for c in assessment.open_axes]
     known = [number for number in needed if number is not None]
-    if settings.seeds < 3:
+    if assessment.comparisons and settings.seeds < 3:
         return {"seeds": 3}
     if known and len(known) == len(needed):
-        return {"seeds": max(known)}
+        return {"seeds": max(*known, settings.seeds + 1)}  # failed trials may have been the lack
     return {"phi": (*settings.phi, max(settings.phi) + 1)}
 
 

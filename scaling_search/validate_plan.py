@@ -11,6 +11,7 @@ from nas.search.session import about, estimate
 from scaling_search.compound import Coefficients
 from scaling_search.constants import read_constants
 from scaling_search.contest import Contestant, Level, find_level, networks
+from scaling_search.options import FINEST
 from scaling_search.validate_report import level_table
 from search_spaces.adapt import adapt_classes
 from search_spaces.builder import AnyNetwork
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from nas.search.task import Task
     from nas.search.workers import Workers
     from scaling_search.validate import Settings
-
-_FINEST = 1.5
-"""Pixels that a network of a measured cost may need, over what the formula says; images are stored
-with no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +140,7 @@ def prepare(settings: "Settings") -> Plan:
     def levels() -> tuple[Level, ...]:
         return tuple(find_level(base, fitted, phi, metric, rounding) for phi in phis)
 
-    finest = math.ceil(_FINEST * base.resolution * 2 ** (phis[-1] / 2))
+    finest = math.ceil(FINEST * base.resolution * 2 ** (phis[-1] / 2))
     if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
         finest = max(n.resolution for n in networks(base, levels()).values())
     task, native = settings.load_scaling_task(base, finest, workers)

@@ -36,6 +36,8 @@ def _headline(assessment: Assessment) -> str:
     if assessment.kind == "FAILS":
         rules = {c.rival.contestant.label for c in assessment.comparisons if c.outcome == "behind"}
         return f"at phi {phis} the fitted constants are behind {_listed(sorted(rules))}"
+    if not assessment.comparisons:
+        return f"at phi {phis} there is no other network to compare with"
     if all(judged.freedom == 0 for judged in assessment.levels):
         return "one seed says nothing about noise, use --seeds 3 or more"
     return f"at phi {phis} the fitted constants are not ahead of every single axis beyond noise"

@@ -179,3 +179,24 @@ def test_constants_double_the_cost(parts: list[float]) -> None:
 def test_published_shares() -> None:
     """Facts: .279, .292, .428."""
     assert PUBLISHED.values == pytest.approx((0.2794, 0.2922, 0.4284), abs=2e-4)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.005])
+def test_networks_without_a_pattern_are_said_to_have_none(noise: float) -> None:
+    """Each network has an accuracy of its own: more seeds of it are no more networks."""
+    patternless = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        own = 0.6 + rng.normal(0, 0.01, (len(SHARES), 1))
+        patternless += fitted(own + rng.normal(0, noise, (len(SHARES), 6)), SHARES).patternless
+    assert patternless >= 17
+
+
+@pytest.mark.parametrize("off", [0.0, 0.003])
+def test_networks_near_a_strong_quadratic_have_a_pattern(off: float) -> None:
+    rng = np.random.default_rng(1)
+    truth = peak(OPTIMUM)(SHARES) + rng.normal(0, off, len(SHARES))
+    fit = fitted(truth[:, None] + rng.normal(0, 0.001, (len(SHARES), 6)), SHARES)
+    assert fit.rough == (off > 0)
+    assert fit.resolved
+    assert not fit.patternless

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,12 @@ import pytest
 from scaling_search import family
 from scaling_search.candidates import find_candidates
 from scaling_search.compound import Coefficients
-from scaling_search.grid import main
+from scaling_search.grid import Settings, main
+from scaling_search.grid_plan import prepare
 from search_spaces.cost import count
 from search_spaces.zoo import load_architecture
 from tests.grid_evaluators import GRID, TINY, arguments, candidates, read_constants, truth
+from tests.trees import plant
 
 NETWORKS = candidates()
 BEST = max(NETWORKS, key=lambda candidate: truth(candidate.architecture))
@@ -155,6 +158,21 @@ def test_hours_end_the_race_and_the_same_command_goes_on(
     assert "time was up" not in capsys.readouterr().out
 
 
+def test_hours_are_kept_where_trainings_fail(
+    tmp_path: Path,
+    baseline: Path,
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without an estimate the first trainings come one by one, and the first may fail."""
+    monkeypatch.setenv("GRID_FAILS", NETWORKS[0].architecture.digest)
+    assert main(arguments(baseline, tmp_path / "run", "--hours", "1")) == 0
+    assert "note    1 of 9 networks are not ranked" in capsys.readouterr().out
+    assert main(arguments(baseline, tmp_path / "short", "--hours", "1e-9")) == 2
+    assert "Time was up (--hours) before a training" in capsys.readouterr().err
+
+
 def test_another_cost_is_the_constraint(tmp_path: Path, baseline: Path) -> None:
     flags = ["--select", "measured", "--cost", "params", "--seeds", "1", "--max-alpha", "2"]
     flags += ["--max-beta", "1.5"]
@@ -288,6 +306,57 @@ def test_numbers_out_of_range_are_refused(
     with pytest.raises(SystemExit, match="2"):
         main([*arguments(baseline, tmp_path / "run"), *flags])
     assert re.search(rf"`{flags[0]}` must (be at least 1|not be negative)", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("ratio", ["1", "0.5", "nan", "inf"])
+def test_a_ratio_that_is_no_growth_is_refused(
+    ratio: str, tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments(baseline, tmp_path / "run"), "--ratio", ratio, "--tolerance", "0.5"])
+    assert "`--ratio` must be above 1" in capsys.readouterr().err
+
+
+def test_a_cost_that_takes_long_is_announced(
+    tmp_path: Path,
+    baseline: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before the first network is costed: the plan comes minutes later."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scaling_search.grid_plan.find_candidates", interrupted)
+    settings = Settings(
+        baseline=str(baseline),
+        evaluator="tests.grid_evaluators:peaked",
+        run_dir=tmp_path / "run",
+        cost="memory",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        prepare(settings)
+    assert capsys.readouterr().out.startswith("search  memory of up to some 300 networks")
+
+
+def test_images_are_stored_with_the_pixels_that_the_finest_network_sees(
+    tmp_path: Path, baseline: Path
+) -> None:
+    """By the formula 46 px are enough, which steps of 16 px round up to 48."""
+    plan = prepare(
+        Settings(
+            baseline=str(baseline),
+            data=str(plant(tmp_path / "photos", {"a": 12, "b": 12}, size=(96, 96))),
+            run_dir=tmp_path / "run",
+            candidates=0,
+            select="formula",
+            resolution_step=16,
+        )
+    )
+    assert plan.task.training is not None
+    assert max(candidate.architecture.resolution for candidate in plan.candidates) == 48
+    assert plan.task.training.data.train.images.shape[-1] == 48
 
 
 def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

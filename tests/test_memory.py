@@ -56,12 +56,27 @@ class ValueDependent(nn.Module):
         return self.conv(images).mean((2, 3)) * images.sum().item()
 
 
+class ThroughNumpy(ValueDependent):
+    """Numpy refuses meta tensors by a TypeError, where torch raises a RuntimeError."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates = torch.linspace(0, 1, 3).numpy()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images).mean((2, 3)) * float(images.numpy().sum())
+
+
 def users(*, depth: float, width: float, resolution: int) -> nn.Module:
     return Users(round(8 * width))
 
 
 def value_dependent(*, depth: float, width: float, resolution: int) -> nn.Module:
     return ValueDependent()
+
+
+def through_numpy(*, depth: float, width: float, resolution: int) -> nn.Module:
+    return ThroughNumpy()
 
 
 def built(function: str, resolution: int = 16) -> BuiltNetwork:
@@ -172,9 +187,10 @@ def test_a_huge_network_costs_no_memory() -> None:
     assert training_bytes(huge, batch_size=4096) > 5e14
 
 
-def test_a_forward_that_asks_for_values_is_told() -> None:
-    with pytest.raises(UserError, match=r"'value_dependent' cannot be counted: .* as Tensor\.item"):
-        training_bytes(built("value_dependent"), batch_size=2)
+@pytest.mark.parametrize("name", ["value_dependent", "through_numpy"])
+def test_a_forward_that_asks_for_values_is_told(name: str) -> None:
+    with pytest.raises(UserError, match=rf"'{name}' cannot be counted: .* as Tensor\.item"):
+        training_bytes(built(name), batch_size=2)
 
 
 def test_the_generator_is_left_as_it_was() -> None:

@@ -126,6 +126,23 @@ def test_a_failing_network_is_out() -> None:
     assert int(TRUTH.argmax()) not in {INDEX[c.architecture.digest] for c in race.remaining}
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_a_first_training_that_fails_does_not_end_a_round_cut_short(full: bool) -> None:
+    schedule = FullGrid(candidates=CANDIDATES, seeds=2, target=2.0) if full else _race(30)
+    rounds = _run(schedule, _noisy(3), at_most=1, failing=frozenset({0, 1}))
+    assert len(rounds) > len(CANDIDATES)
+    assert schedule.fit is not None
+    assert len(schedule.fit.standings) == len(CANDIDATES) - 2
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("at_most", [None, 1])
+def test_nothing_but_failures_is_an_error(full: bool, at_most: int | None) -> None:
+    schedule = FullGrid(candidates=CANDIDATES, seeds=2, target=2.0) if full else _race(30)
+    with pytest.raises(ValueError, match="Every trial of the grid failed"):
+        _run(schedule, _noisy(3), at_most=at_most, failing=frozenset(range(len(CANDIDATES))))
+
+
 def test_a_budget_below_one_training_each_is_refused() -> None:
     with pytest.raises(ScalingError, match=r"budget of 14 .* one of each of the 15 networks"):
         _race(14)

@@ -30,7 +30,8 @@ def test_a_resolved_fit_tells_optimum_region_and_known_rules() -> None:
     assert any("published (0.28/0.29/0.43): " in line for line in lines)
     assert any("width (0.00/1.00/0.00): " in line for line in lines)
     assert _line(lines, "RESOLVED").startswith("RESOLVED: the networks differ by more than noise")
-    assert _line(lines, "result ").endswith("for every doubling of cost (the fit's optimum)")
+    result = _line(lines, "result ")
+    assert result.endswith("for every doubling of multiply-adds (the fit's optimum)")
     assert not any(line.startswith(("remedy", "NOT")) for line in lines)
 
 
@@ -57,7 +58,9 @@ def test_few_networks_and_one_seed_say_what_is_missing() -> None:
     few = summary(_fit(0.001, networks=4), None, 2.0)
     assert "the networks differ by more than seed noise" in _line(few, "RESOLVED")
     assert "a surface needs 9 networks of different shares, and there are 4" in _line(few, "remedy")
-    assert "too few for a fit" in _line(few, "result ")
+    assert "for every doubling of cost (the best network; too few for a fit)" in _line(
+        few, "result "
+    )
     one_seed = _fit(0.001, networks=4, seeds=1)
     assert "too few trainings" in _line(summary(one_seed, None, 2.0), "NOT RESOLVED")
     assert remedies(one_seed, 2.0)[-1].startswith("one seed says little about noise: --seeds 3")
@@ -80,6 +83,44 @@ def test_seeds_needed_suffice() -> None:
         for _ in range(20)
     ]
     assert sum(resolved) >= 12
+
+
+def test_networks_that_differ_without_a_pattern_ask_for_networks_not_for_seeds() -> None:
+    rng = np.random.default_rng(1)
+    own = 0.6 + rng.normal(0, 0.05, 9)
+    fit = fitted(own[:, None] + rng.normal(0, 0.005, (9, 6)), SHARES[:9])
+    assert not fit.resolved
+    assert fit.patternless
+    lines = summary(fit, None, 2.0)
+    assert "how they share their cost does not explain it" in _line(lines, "NOT RESOLVED")
+    assert [line for line in lines if line.startswith("remedy")] == [
+        "remedy  networks differ by what each has of its own, as rounding makes it; seeds do not "
+        "average that out, more networks do: --candidates 0, or a smaller --step"
+    ]
+
+
+def test_an_optimum_that_the_networks_do_not_follow_comes_with_a_caution() -> None:
+    """More seeds of the same networks show that these differ, and nothing of their shares."""
+    rng = np.random.default_rng(1)
+    own = 0.6 + rng.normal(0, 0.05, 15)
+    fit = fitted(own[:, None] + rng.normal(0, 0.005, (15, 6)), SHARES)
+    assert fit.resolved
+    lines = summary(fit, None, 2.0)
+    assert "an optimum of the shares is not" in _line(lines, "CAUTION")
+    assert "--candidates 0" in _line(lines, "remedy")
+    assert not any(line.startswith("CAUTION") for line in summary(_fit(0.002), None, 2.0))
+
+
+@pytest.mark.parametrize("networks", [2, 4, 15])
+def test_seeds_needed_are_more_than_there_are(networks: int) -> None:
+    seen = 0
+    for seed in range(20):
+        values = 0.6 + np.random.default_rng(seed).normal(0, 0.01, (networks, 4))
+        fit = fitted(values, SHARES[:networks])
+        needed = None if fit.resolved else seeds_needed(fit)
+        assert needed is None or needed > 4
+        seen += needed is not None
+    assert seen > 0
 
 
 def test_no_better_than_the_largest_class_is_a_warning() -> None:

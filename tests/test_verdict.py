@@ -223,6 +223,14 @@ def test_one_seed_decides_nothing() -> None:
     assert verdict_lines(assessment)[0].endswith("use --seeds 3 or more")
 
 
+def test_a_network_without_rivals_is_no_matter_of_seeds() -> None:
+    assessment = judge({"fitted": 0.7})
+    assert assessment.kind == "NOT RESOLVED"
+    assert verdict_lines(assessment)[0].endswith("there is no other network to compare with")
+    lost = judge({"fitted": 0.7, "depth": math.nan})
+    assert verdict_lines(lost)[0].endswith("there is no other network to compare with")
+
+
 def test_an_axis_whose_trials_all_failed_leaves_it_open() -> None:
     assessment = judge({**AHEAD, "depth": math.nan})
     assert assessment.kind == "NOT RESOLVED"

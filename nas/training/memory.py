@@ -166,7 +166,7 @@ def _on_meta(architecture: AnyNetwork) -> nn.Module:
     try:
         with _META:
             return build_network(architecture, seed=0).to(_META)
-    except (RuntimeError, ValueError):  # NotImplementedError is one of the former
+    except Exception:  # whatever the user's code raises
         return build_network(architecture, seed=0).to(_META)
 
 
@@ -200,7 +200,7 @@ def _run(network: nn.Module, images: Tensor, architecture: AnyNetwork) -> Tensor
     try:
         with _META:  # for tensors that a user's `forward` makes
             return network(images)
-    except RuntimeError as error:
+    except Exception as error:  # of torch, or of what is between: numpy raises TypeError
         raise UserError(
             f"The memory of {architecture.name!r} cannot be counted: its forward pass fails on "
             f"torch's meta device, whose tensors have no data ({error}). Let it not ask for "
