@@ -72,7 +72,8 @@ class Choice:
 
     source: Literal["fit", "best", "default"]
     """`fit`: the surface's optimum. `best`: the best network, where there are too few for a
-    surface. `default`: the published shares, where noise explains all differences."""
+    surface, or they follow none. `default`: the published shares, where noise explains all
+    differences."""
     coefficients: Coefficients
     """Growth for every doubling: of multiply-adds, or of the grid's cost where it is `best`."""
 
@@ -85,7 +86,7 @@ def choose(fit: Fit, ratio: float) -> Choice:
     """The constants for candidates of `ratio` times the base's cost."""
     if not fit.resolved:
         return Choice(source="default", coefficients=coefficients_of(PUBLISHED))
-    if fit.optimum is not None:
+    if fit.optimum is not None and not fit.patternless:
         return Choice(source="fit", coefficients=coefficients_of(fit.optimum))
     power = math.log(2) / math.log(ratio)
     triple = fit.best.candidate.coefficients.values
@@ -116,6 +117,7 @@ def content(
         "product": coefficients.product,
         "source": choice.source,
         "resolved": fit.resolved,
+        "patternless": fit.patternless,
         "shares": dict(zip(AXES, choice.shares.values, strict=True)),
         "intervals": _intervals(fit),
         "region": _region(fit),

@@ -55,7 +55,7 @@ def summary(fit: Fit, majority: float | None, ratio: float) -> list[str]:
 
 _SOURCES = {
     "fit": "the fit's optimum",
-    "best": "the best network; too few for a fit",
+    "best": "the best network; no surface tells more",
     "default": "EfficientNet's published shares, a default and no finding",
 }
 

@@ -157,3 +157,15 @@ def test_accuracies_are_gathered_by_network_and_seed() -> None:
     results = [result(0, 7, 0.2), result(1, 5, 0.5), result(0, 5, 0.4), result(0, 6, None)]
     first, second = (network.digest for network in networks)
     assert accuracies_by_seed(results, first=5) == {first: {2: 0.2, 0: 0.4}, second: {0: 0.5}}
+
+
+def test_networks_that_follow_no_surface_give_the_best_of_them() -> None:
+    """Each has an accuracy of its own, as rounding may make it, and seeds hardly differ."""
+    rng = np.random.default_rng(3)
+    own = 0.6 + rng.normal(0, 0.02, (15, 1))
+    fit = fitted(own + rng.normal(0, 0.001, (15, 4)), SHARES)
+    made = _content(fit)
+    assert (made["resolved"], made["patternless"], made["source"]) == (True, True, "best")
+    best = fit.best.candidate.coefficients
+    assert [made[name] for name in ("alpha", "beta", "gamma")] == pytest.approx([*best.values])
+    assert not _content(_fit())["patternless"]

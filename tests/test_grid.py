@@ -43,7 +43,9 @@ def test_small_noise_finds_the_known_optimum(
     assert best["product"] == pytest.approx(found.product)
     assert best["measured_ratio"] == BEST.ratio
     assert best["same_network"] == ["1.1/1.1/1.2", "1.2/1.1/1.2"]
-    assert (constants["resolved"], constants["source"]) == (True, "fit")
+    assert (constants["resolved"], constants["source"]) == (True, "best")
+    assert constants["patternless"]  # nine networks, and a cone is no quadratic
+    assert (constants["alpha"], constants["beta"], constants["gamma"]) == found.values
     assert len(constants["tied"]) <= 1
     assert constants["baseline"] == {"name": "tiny", "digest": TINY.digest}
     evidence = constants["evidence"]

@@ -58,7 +58,7 @@ def test_few_networks_and_one_seed_say_what_is_missing() -> None:
     few = summary(_fit(0.001, networks=4), None, 2.0)
     assert "the networks differ by more than seed noise" in _line(few, "RESOLVED")
     assert "a surface needs 9 networks of different shares, and there are 4" in _line(few, "remedy")
-    assert "for every doubling of cost (the best network; too few for a fit)" in _line(
+    assert "for every doubling of cost (the best network; no surface tells more)" in _line(
         few, "result "
     )
     one_seed = _fit(0.001, networks=4, seeds=1)
