@@ -1,8 +1,8 @@
 """From the grid's trainings to constants: the optimum, its confidence region, and what is tied.
 
-All trainings are fitted at once (`scaling_search.surface`). The region is found by a bootstrap:
-surfaces are drawn from what the trainings leave possible, noise of seeds included, and it is the
-part of the triangle around the optimum that holds nine in ten of their optima.
+All trainings are fitted at once (`scaling_search.surface`). The region is found by a parametric
+bootstrap: surfaces are drawn from what the trainings leave possible, noise of seeds included, and
+it is the part of the triangle around the optimum that holds nine in ten of their optima.
 """
 
 import math
