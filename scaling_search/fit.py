@@ -19,7 +19,7 @@ from scaling_search.candidates import Candidate
 from scaling_search.compound import Coefficients
 from scaling_search.f_test import FTest, f_test
 from scaling_search.shares import AXES, Shares
-from scaling_search.surface import MIN_FOR_QUADRATIC, Runs, Surface
+from scaling_search.surface import Runs, Surface, num_terms
 
 if TYPE_CHECKING:
     from nas.search.trial import Result
@@ -30,7 +30,7 @@ ERROR = 0.05
 """That the truly best network is called worse, shared by all rivals."""
 MARK = 0.025
 """Of the p value. A race trains the lucky ones again, so the test is a little liberal: of 800 races
-of equal networks 4 % have a p value below this (experiments/LOG.md)."""
+of equal networks 4.5 % have a p value below this (experiments/LOG.md)."""
 DRAWS = 1000
 STEP = 1 / 40
 """Distance of the triangle's points at which the surface is looked at."""
@@ -90,9 +90,7 @@ class Fit:
     def surface(self) -> Surface | None:
         """None where there are too few trainings for one."""
         corrected = np.ptp(self._costs) > MAX_COST_SPREAD
-        distinct = len(np.unique(self._shares.round(6), axis=0))
-        coefficients = (6 if distinct >= MIN_FOR_QUADRATIC else 1) + int(corrected)
-        if len(self._runs.accuracy) < coefficients + 2:
+        if len(self._runs.accuracy) < num_terms(self._shares) + int(corrected) + 2:
             return None
         return Surface(self._shares, self._runs, self._costs if corrected else None)
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError, format_duration
+from nas.search.costs import cost_conditions
 from nas.search.metrics import Metric
 from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
-from scaling_search.options import FINEST
+from scaling_search.options import FINEST, with_classes
 from scaling_search.resolvable import resolvability
 from scaling_search.triples import Grid
-from search_spaces.adapt import adapt_classes
 from search_spaces.builder import AnyNetwork
 from search_spaces.rounding import Rounding
 
@@ -48,11 +48,10 @@ class Plan:
     @property
     def conditions(self) -> dict[str, Any]:
         """What must not change when the run goes on."""
-        settings, metric = self.settings, self.metric
+        settings = self.settings
         return {
             "baseline": self.base.digest,
-            "cost": metric.name,
-            **({metric.name: dict(metric.conditions)} if metric.conditions else {}),
+            **cost_conditions(self.metric),
             "step": settings.step,
             "tolerance": settings.tolerance,
             "ratio": settings.ratio,
@@ -175,11 +174,7 @@ def prepare(settings: "Settings") -> Plan:
         known = find_candidates(base, grid, rounding, metric)
         finest = max(finest, *(candidate.architecture.resolution for candidate in known))
     task, native = settings.load_scaling_task(base, finest, workers)
-    remarks: list[str] = []
-    if task.num_classes != base.num_classes:
-        change = f"{base.num_classes} -> {task.num_classes} classes"
-        remarks.append(f"classifier of {base.name}: {change}")
-        base = adapt_classes(base, task.num_classes)
+    base, remarks = with_classes(base, task.num_classes)
     if metric.conditions:
         print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
     found = find_candidates(base, grid, rounding, metric)

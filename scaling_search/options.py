@@ -8,7 +8,7 @@ from nas.search.costs import CostName, load_metric
 from nas.search.metrics import Metric
 from nas.search.options import TrialOptions
 from scaling_search.compound import default_rounding
-from search_spaces.adapt import adapt_resolution
+from search_spaces.adapt import adapt_classes, adapt_resolution
 from search_spaces.builder import AnyNetwork
 from search_spaces.rounding import Rounding
 from search_spaces.zoo import load_architecture
@@ -103,3 +103,15 @@ class ScalingOptions(TrialOptions):
             workers, resolution=base.resolution, num_classes=base.num_classes, store_size=store
         )
         return task, native
+
+
+def with_classes(base: AnyNetwork, num_classes: int) -> tuple[AnyNetwork, tuple[str, ...]]:
+    """`base` with the classes of the images, and what is to be said of it.
+
+    Raises:
+        BuilderError: It is a user's builder's, with another number of classes.
+    """
+    if num_classes == base.num_classes:
+        return base, ()
+    change = f"{base.num_classes} -> {num_classes} classes"
+    return adapt_classes(base, num_classes), (f"classifier of {base.name}: {change}",)

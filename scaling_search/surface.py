@@ -56,7 +56,7 @@ class Surface:
 
     def __init__(self, shares: np.ndarray, runs: Runs, covariate: np.ndarray | None = None) -> None:
         self._shares, self._runs = shares, runs
-        self.quadratic = len(np.unique(shares.round(6), axis=0)) >= MIN_FOR_QUADRATIC
+        self.quadratic = num_terms(shares) > 1
         self._covariate = np.zeros((len(shares), 0))
         if covariate is not None:
             self._covariate = covariate[:, None]
@@ -83,13 +83,14 @@ class Surface:
     def predict(self, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean `(points,)` and covariance of q + g at `shares`, `(points, 3)`, at covariate 0."""
         terms = np.hstack([self._terms(shares), np.zeros((len(shares), self._covariate.shape[1]))])
-        return self._posterior(terms, self._smooth(shares, self._shares), self._smooth(shares))
+        to_networks = _smooth(self.scales, shares, self._shares)
+        return self._posterior(terms, to_networks, _smooth(self.scales, shares, shares))
 
     @cached_property
     def networks(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of q + g + n of the networks themselves, at covariate 0."""
         own = self.scales["network"] * np.eye(len(self._shares))
-        smooth = self._smooth(self._shares) + own
+        smooth = _smooth(self.scales, self._shares, self._shares) + own
         terms = np.hstack([self._terms(self._shares), np.zeros_like(self._covariate)])
         return self._posterior(terms, smooth, smooth)
 
@@ -105,18 +106,11 @@ class Surface:
     def _terms(self, shares: np.ndarray) -> np.ndarray:
         return _polynomial(shares)[:, self._kept]
 
-    def _smooth(self, shares: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-        others = shares if others is None else others
-        squares = ((shares[:, None] - others[None]) ** 2).sum(-1)
-        return self.scales["smooth"] * np.exp(-squares / (2 * self.scales["length"] ** 2))
-
     def _correlation(self, scales: Mapping[str, float]) -> np.ndarray:
         """Covariance of the trainings over the noise variance."""
         network, seed = self._runs.network, self._runs.seed
-        squares = ((self._shares[:, None] - self._shares[None]) ** 2).sum(-1)
-        smooth = scales["smooth"] * np.exp(-squares / (2 * scales["length"] ** 2))
         return (
-            smooth[np.ix_(network, network)]
+            _smooth(scales, self._shares, self._shares)[np.ix_(network, network)]
             + scales["network"] * (network[:, None] == network)
             + scales["seed"] * (seed[:, None] == seed)
             + np.eye(len(network))
@@ -163,6 +157,18 @@ class Surface:
         left = terms - to_runs @ self._gain
         covariance = own - to_runs @ self._inverse @ to_runs.T + left @ self._spread @ left.T
         return mean, self._variance * covariance
+
+
+def num_terms(shares: np.ndarray) -> int:
+    """Terms of q for networks of these shares: six of a quadratic, or the constant alone."""
+    distinct = len(np.unique(shares.round(6), axis=0))
+    return 6 if distinct >= MIN_FOR_QUADRATIC else 1
+
+
+def _smooth(scales: Mapping[str, float], shares: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Covariance of g between points, over the noise variance."""
+    squares = ((shares[:, None] - others[None]) ** 2).sum(-1)
+    return scales["smooth"] * np.exp(-squares / (2 * scales["length"] ** 2))
 
 
 def _polynomial(shares: np.ndarray) -> np.ndarray:

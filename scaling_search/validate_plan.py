@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError
+from nas.search.costs import cost_conditions
 from nas.search.metrics import Metric
 from nas.search.session import about, estimate
 from scaling_search.compound import Coefficients
 from scaling_search.constants import read_constants
 from scaling_search.contest import Contestant, Level, find_level, networks
-from scaling_search.options import FINEST
+from scaling_search.options import FINEST, with_classes
 from scaling_search.validate_report import level_table
-from search_spaces.adapt import adapt_classes
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
@@ -42,13 +42,11 @@ class Plan:
     @property
     def conditions(self) -> dict[str, Any]:
         """What must not change; which networks are compared may, for each is trained alike."""
-        metric = self.metric
         return {
             "baseline": self.base.digest,
-            "cost": metric.name,
+            **cost_conditions(self.metric),
             "epochs": self.settings.epochs,
             "seed": self.settings.seed,
-            **({metric.name: dict(metric.conditions)} if metric.conditions else {}),
             **self.task.conditions,
         }
 
@@ -144,11 +142,7 @@ def prepare(settings: "Settings") -> Plan:
     if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
         finest = max(n.resolution for n in networks(base, levels()).values())
     task, native = settings.load_scaling_task(base, finest, workers)
-    remarks: list[str] = []
-    if task.num_classes != base.num_classes:
-        change = f"{base.num_classes} -> {task.num_classes} classes"
-        remarks.append(f"classifier of {base.name}: {change}")
-        base = adapt_classes(base, task.num_classes)
+    base, remarks = with_classes(base, task.num_classes)
     return Plan(
         settings=settings,
         task=task,
@@ -156,7 +150,7 @@ def prepare(settings: "Settings") -> Plan:
         fitted=fitted,
         metric=metric,
         levels=levels(),
-        remarks=tuple(remarks),
+        remarks=remarks,
         native=native,
         workers=workers,
     )

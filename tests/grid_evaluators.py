@@ -61,7 +61,7 @@ def peaked(architecture: Architecture, *, epochs: int, seed: int) -> float:
     noise = float(os.environ.get("GRID_NOISE", "0"))
     accuracy = truth(architecture) + random.Random(f"{architecture.digest} {seed}").gauss(0, noise)
     if calls := os.environ.get("GRID_CALLS"):
-        _log(Path(calls), f"{architecture.digest} {seed}")
+        log_call(Path(calls), f"{architecture.digest} {seed}")
     return min(1.0, max(0.0, accuracy))
 
 
@@ -86,7 +86,8 @@ def read_constants(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "constants.json").read_text())
 
 
-def _log(calls: Path, line: str) -> None:
+def log_call(calls: Path, line: str) -> None:
+    """Note a call that ended; press Ctrl-C if GRID_STOP says so."""
     with calls.open("a") as file:
         file.write(line + "\n")
     stop = os.environ.get("GRID_STOP")

@@ -22,6 +22,7 @@ from search_spaces.architecture import Architecture, Stage, Stem
 from search_spaces.builder import AnyNetwork
 from search_spaces.cost import count
 from search_spaces.ops import MBConv
+from tests.grid_evaluators import log_call
 
 SMALL = Architecture(
     name="small",
@@ -67,7 +68,7 @@ def shared(architecture: Architecture, *, epochs: int, seed: int) -> float:
     accuracy = truth(architecture) + 0.02 * random.Random(seed).random()
     accuracy += random.Random(f"{architecture.digest} {seed}").gauss(0, noise)
     if calls := os.environ.get("GRID_CALLS"):
-        _log(Path(calls), f"{architecture.digest} {seed}")
+        log_call(Path(calls), f"{architecture.digest} {seed}")
     return accuracy
 
 
@@ -98,11 +99,3 @@ def rows(run_dir: Path) -> dict[str, dict[str, Any]]:
     """validate.csv of a single phi, by rule."""
     frame = pd.read_csv(run_dir / "validate.csv")
     return {row["rules"]: row for row in frame.to_dict(orient="records")}
-
-
-def _log(calls: Path, line: str) -> None:
-    with calls.open("a") as file:
-        file.write(line + "\n")
-    stop = os.environ.get("GRID_STOP")
-    if stop is not None and len(calls.read_text().splitlines()) == int(stop):
-        raise KeyboardInterrupt

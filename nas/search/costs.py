@@ -1,7 +1,7 @@
 """The cost that `--cost` names: one that arithmetic gives, or one that is measured here."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas.search.metrics import METRICS, Metric
 
@@ -49,3 +49,9 @@ def load_metric(
 
         return Memory(batch_size=batch_size)
     return METRICS[name]
+
+
+def cost_conditions(metric: Metric) -> dict[str, Any]:
+    """What of a cost must not change when a run goes on."""
+    measured = {metric.name: dict(metric.conditions)} if metric.conditions else {}
+    return {"cost": metric.name, **measured}

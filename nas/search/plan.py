@@ -10,7 +10,7 @@ from zlib import crc32
 
 from nas.cli import UserError, format_duration, format_number
 from nas.cores import limit_threads, num_cores
-from nas.search.costs import load_metric
+from nas.search.costs import cost_conditions, load_metric
 from nas.search.metrics import MACS, Metric
 from nas.search.objective import Objective, ParetoObjective, RewardObjective
 from nas.search.reward import DEFAULT_W, Reward
@@ -69,7 +69,7 @@ class Plan:
             "resolution": self.task.resolution,
             "num_classes": self.task.num_classes,
             "target_macs": self.space_macs,
-            "cost": metric.name,
+            **cost_conditions(metric),
             "pareto": settings.pareto,
             "strategy": settings.strategy,
             "epochs": settings.epochs,
@@ -81,8 +81,6 @@ class Plan:
             conditions |= {"w": settings.w, "hard": settings.hard}
             if metric.name != "macs":
                 conditions["target_cost"] = self.target
-        if metric.conditions:
-            conditions[metric.name] = dict(metric.conditions)
         return conditions
 
     @property
