@@ -42,7 +42,7 @@ def _is_cheap(study: Study, evaluator: Evaluator, workers: Workers) -> bool:
         return False
     limit_threads(workers.threads)
     while study.measured_seconds is None and (job := study.ask()) is not None:
-        run_job(study, job, evaluator)
+        run_job(study, job, evaluator, workers.limit(job.proposal.epochs))
     return (study.measured_seconds or 0.0) < CHEAP_SECONDS
 
 
@@ -53,11 +53,14 @@ def _execute_in_process(study: Study, evaluator: Evaluator, workers: Workers) ->
         check_gpus(workers, torch.cuda.device_count(), "this process")
     limit_threads(workers.threads)
     while (job := study.ask()) is not None:
-        run_job(study, job, evaluator)
+        run_job(study, job, evaluator, workers.limit(job.proposal.epochs))
 
 
-def run_job(study: Study, job: Job, evaluator: Evaluator) -> None:
-    """Measure a job's network, and tell the study; at every rung it may stop it."""
+def run_job(study: Study, job: Job, evaluator: Evaluator, limit: float | None = None) -> None:
+    """Measure a job's network, and tell the study; at every rung it may stop it.
+
+    After `limit` seconds the job fails, if it can be interrupted.
+    """
     proposal = job.proposal
     outcomes = stages(
         evaluator,
@@ -65,6 +68,7 @@ def run_job(study: Study, job: Job, evaluator: Evaluator) -> None:
         epochs=proposal.epochs,
         seed=proposal.seed,
         rungs=job.rungs,
+        limit=limit,
     )
     for outcome in outcomes:
         if outcome.ends(proposal.epochs) or study.report(job, outcome):

@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any, NamedTuple
 
 from nas.cli import UserError
 from nas.cores import limit_threads
-from nas.search.evaluate import Evaluator, Outcome, stages
+from nas.search import limits
+from nas.search.evaluate import Evaluator, Outcome, stages, timed_out
 from nas.search.study import Study
 from nas.search.trial import Job
 from nas.search.workers import Workers, check_gpus
@@ -37,9 +39,13 @@ def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None
     with _ray(workers) as storage:
         resources = {"cpu": workers.threads, "gpu": workers.gpus_per_trial}
         trainable = tune.with_parameters(
-            _trainable(), evaluator=evaluator, threads=workers.threads, cwd=os.getcwd()
+            _trainable(),
+            evaluator=evaluator,
+            threads=workers.threads,
+            cwd=os.getcwd(),
+            grace=limits.GRACE_SECONDS,
         )
-        bridge = _bridge(study)
+        bridge = _bridge(study, workers)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
@@ -144,12 +150,17 @@ def _trainable() -> Any:
         """Measures one network a trial, a rung a step; the process stays warm between trials."""
 
         def setup(
-            self, config: dict[str, Any], evaluator: Any = None, threads: int = 1, cwd: str = "."
+            self,
+            config: dict[str, Any],
+            evaluator: Any = None,
+            threads: int = 1,
+            cwd: str = ".",
+            grace: float = 0.0,
         ) -> None:
             if Path(cwd).is_dir():  # not so on another machine
                 os.chdir(cwd)
             limit_threads(threads)
-            self._evaluator, self._threads = evaluator, threads
+            self._evaluator, self._threads, self._grace = evaluator, threads, grace
             self._outcomes: Iterator[Outcome] | None = None
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -161,6 +172,7 @@ def _trainable() -> Any:
             import torch
 
             torch.set_num_threads(self._threads)
+            limit = self.config["limit"]
             if self._outcomes is None:
                 self._outcomes = stages(
                     self._evaluator,
@@ -168,14 +180,24 @@ def _trainable() -> Any:
                     epochs=self.config["epochs"],
                     seed=self.config["seed"],
                     rungs=self.config["rungs"],
+                    limit=limit,
                 )
-            outcome = next(self._outcomes)
+            with limits.ends_process(None if limit is None else limit + self._grace):
+                outcome = next(self._outcomes)
             return {"outcome": outcome, "done": outcome.ends(self.config["epochs"])}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             return None
 
     return Worker
+
+
+def _loss(error: object, seconds: float, limit: float | None) -> Outcome:
+    """What became of a trial whose process died after so many seconds."""
+    detail = f"The worker process died: {error}"
+    if limit is not None and seconds > limit + limits.GRACE_SECONDS:
+        return timed_out(limit, detail)  # a worker that does not listen ends itself
+    return Outcome(reason="worker-lost", detail=detail)
 
 
 class _Bridge(NamedTuple):
@@ -188,7 +210,7 @@ class _Bridge(NamedTuple):
     """The first error of the study. Tune would wrap it in pages of its own traceback."""
 
 
-def _bridge(study: Study) -> _Bridge:
+def _bridge(study: Study, workers: Workers) -> _Bridge:
     """A Tune searcher and callback that ask and tell our study, which keeps the record itself."""
     from ray.tune import Callback
     from ray.tune.search import Searcher
@@ -196,6 +218,7 @@ def _bridge(study: Study) -> _Bridge:
 
     jobs: dict[str, Job] = {}
     stopped: set[str] = set()
+    started: dict[str, float] = {}
     failure: list[Exception] = []
 
     def ask() -> Job | None:
@@ -231,6 +254,7 @@ def _bridge(study: Study) -> _Bridge:
                 "epochs": job.proposal.epochs,
                 "seed": job.proposal.seed,
                 "rungs": list(job.rungs),
+                "limit": workers.limit(job.proposal.epochs),
             }
 
         def on_trial_complete(
@@ -255,9 +279,13 @@ def _bridge(study: Study) -> _Bridge:
             return str, ()  # Tune pickles its searcher for a restore that we do not use
 
     class WorkerLoss(Callback):
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            started[trial.trial_id] = time.monotonic()
+
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            detail = f"The worker process died: {trial.get_error()}"
-            tell(trial.trial_id, Outcome(reason="worker-lost", detail=detail))
+            now = time.monotonic()
+            seconds = now - started.get(trial.trial_id, now)
+            tell(trial.trial_id, _loss(trial.get_error(), seconds, trial.config["limit"]))
 
     class AtRungs(Stopper):
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
