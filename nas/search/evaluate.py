@@ -66,6 +66,8 @@ class Outcome:
     """Why it failed, or `pruned` for one that was stopped early."""
     detail: str = ""
     """The error's own words, traceback included."""
+    killed: bool = False
+    """Whether its process was ended for want of memory, perhaps by what ran beside it."""
     reused_from: str = ""
     """Study and trial that had measured the same network, epochs and seed already."""
 

@@ -2,6 +2,7 @@
 
 from nas.cores import limit_threads
 from nas.search.evaluate import Evaluator, stages
+from nas.search.record import RecordError
 from nas.search.study import Study
 from nas.search.trial import Job
 from nas.search.workers import Workers, check_gpus
@@ -21,7 +22,8 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
             that the others should too.
 
     Raises:
-        UserError: The resources are not there, or too many trials fail.
+        UserError: The resources are not there, too many trials fail, or the record cannot be
+            written.
         KeyboardInterrupt: After the running jobs were marked as interrupted.
     """
     try:
@@ -31,6 +33,8 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
             from nas.search.ray_tune import execute_on_ray
 
             execute_on_ray(study, evaluator, workers)
+    except RecordError:
+        raise  # nothing can be written; the next start finds what was running
     except BaseException:
         study.interrupt()
         raise
