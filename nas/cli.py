@@ -1,5 +1,6 @@
 """What every command shares: flags from a dataclass, numbers such as `400M`, errors in one line."""
 
+import errno
 import math
 import os
 import re
@@ -16,6 +17,9 @@ import tyro
 from nas.untrusted import printable_lines
 
 _SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""A disk that is full or goes bad, which comes in the middle of work."""
 
 Settings = TypeVar("Settings")
 
@@ -78,8 +82,9 @@ def main(
 ) -> int:
     """Parse `argv` into `settings` and run; the exit status.
 
-    A `ValueError` of ours is printed in one line (status 2). Ctrl-C and SIGTERM unwind the run,
-    so that it can save and say how to go on (status 130 and 143); a second one ends it at once.
+    A `ValueError` of ours, and a disk that takes no more, are printed in one line (status 2).
+    Ctrl-C and SIGTERM unwind the run, so that it can save and say how to go on (status 130 and
+    143); a second one ends it at once.
     """
     args = sys.argv[1:] if argv is None else list(argv)
     parsed = tyro.cli(settings, args=args, prog=prog, description=description)
@@ -91,6 +96,19 @@ def main(
         except ValueError as error:
             print(f"error: {printable_lines(error)}", file=sys.stderr)
             return 2
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            print(f"error: {printable_lines(_disk_error(error))}", file=sys.stderr)
+            return 2
+
+
+def _disk_error(error: OSError) -> str:
+    place = f" {error.filename}" if error.filename else ""
+    return (
+        f"Writing{place} failed: {error.strerror}. Put that right, such as by making room. "
+        "What is finished is kept, and the same command goes on."
+    )
 
 
 class _Interruptible:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -272,6 +273,17 @@ def dying_once(architecture: Architecture, *, epochs: int, seed: int) -> float:
 def broken(architecture: Architecture, *, epochs: int, seed: int) -> float:
     """Always raises."""
     return 1 / 0
+
+
+def deaf_once(architecture: Architecture, *, epochs: int, seed: int) -> float:
+    """As `noting`, but the first call after `deadly` was put there hangs as a call of C does: no
+    signal reaches Python."""
+    value = noting(architecture, epochs=epochs, seed=seed)
+    if len(calls(Path())) > 1 and Path("deadly").exists():
+        Path("deadly").unlink()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(600)
+    return value
 
 
 def failing_later(architecture: Architecture, *, epochs: int, seed: int) -> float:

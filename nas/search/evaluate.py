@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from nas.cli import UserError
+from nas.search.limits import TrialTimeoutError, time_limit
 from search_spaces import references
 from search_spaces.builder import AnyNetwork
 
-Reason = Literal["", "pruned", "nan", "oom", "error", "worker-lost", "orphaned", "interrupted"]
+Reason = Literal[
+    "", "pruned", "nan", "oom", "timeout", "error", "worker-lost", "orphaned", "interrupted"
+]
 
 
 class Evaluator(Protocol):
@@ -63,6 +66,8 @@ class Outcome:
     """Why it failed, or `pruned` for one that was stopped early."""
     detail: str = ""
     """The error's own words, traceback included."""
+    killed: bool = False
+    """Whether its process was ended for want of memory, perhaps by what ran beside it."""
     reused_from: str = ""
     """Study and trial that had measured the same network, epochs and seed already."""
 
@@ -83,16 +88,18 @@ def stages(
     epochs: int,
     seed: int,
     rungs: Sequence[int],
+    limit: float | None = None,
 ) -> Iterator[Outcome]:
     """What comes out at each rung, the last of which is `epochs`; ends early with a failure.
 
-    The trial may be dropped between two rungs. Seconds are those spent so far in the evaluator.
+    The trial may be dropped between two rungs. Seconds are those spent so far in the evaluator; a
+    trial for which they reach `limit` fails.
     """
     accuracies = _accuracies(evaluator, architecture, epochs=epochs, seed=seed, rungs=rungs)
     seconds, reached = 0.0, 0
     for rung in rungs:
         start = time.monotonic()
-        outcome = _stage(accuracies)
+        outcome = _stage(accuracies, limit, seconds)
         seconds += time.monotonic() - start
         reached = reached if outcome.reason else rung
         yield replace(outcome, seconds=round(seconds, 4), epochs=reached)
@@ -113,9 +120,12 @@ def _accuracies(
     return (evaluator(architecture, epochs=rung, seed=seed) for rung in rungs)
 
 
-def _stage(accuracies: Iterator[float]) -> Outcome:
+def _stage(accuracies: Iterator[float], limit: float | None, spent: float) -> Outcome:
     try:
-        accuracy = float(next(accuracies))
+        with time_limit(None if limit is None else limit - spent):
+            accuracy = float(next(accuracies))
+    except TrialTimeoutError:
+        return timed_out(limit or 0.0, traceback.format_exc(limit=-8))
     except StopIteration:
         message = "The evaluator's `stages` ended before its last rung."
         return Outcome(reason="error", detail=message)
@@ -127,6 +137,12 @@ def _stage(accuracies: Iterator[float]) -> Outcome:
         message = f"An evaluator returns accuracy in [0, 1], but this one returned {accuracy}."
         return Outcome(reason="error", detail=message)
     return Outcome(accuracy=accuracy)
+
+
+def timed_out(limit: float, where: str) -> Outcome:
+    """A trial that took longer than `limit` seconds; `where` it was then."""
+    rule = f"It took longer than {limit:.3g} s, the limit of a trial. Raise --trial-minutes."
+    return Outcome(reason="timeout", detail=f"{where.rstrip()}\n{rule}".lstrip())
 
 
 def load_object(reference: str, flag: str) -> Any:

@@ -2,6 +2,7 @@
 
 from nas.cores import limit_threads
 from nas.search.evaluate import Evaluator, stages
+from nas.search.record import RecordError
 from nas.search.study import Study
 from nas.search.trial import Job
 from nas.search.workers import Workers, check_gpus
@@ -21,7 +22,8 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
             that the others should too.
 
     Raises:
-        UserError: The resources are not there, or too many trials fail.
+        UserError: The resources are not there, too many trials fail, or the record cannot be
+            written.
         KeyboardInterrupt: After the running jobs were marked as interrupted.
     """
     try:
@@ -31,6 +33,8 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
             from nas.search.ray_tune import execute_on_ray
 
             execute_on_ray(study, evaluator, workers)
+    except RecordError:
+        raise  # nothing can be written; the next start finds what was running
     except BaseException:
         study.interrupt()
         raise
@@ -42,7 +46,7 @@ def _is_cheap(study: Study, evaluator: Evaluator, workers: Workers) -> bool:
         return False
     limit_threads(workers.threads)
     while study.measured_seconds is None and (job := study.ask()) is not None:
-        run_job(study, job, evaluator)
+        run_job(study, job, evaluator, workers.limit(job.proposal.epochs))
     return (study.measured_seconds or 0.0) < CHEAP_SECONDS
 
 
@@ -53,11 +57,14 @@ def _execute_in_process(study: Study, evaluator: Evaluator, workers: Workers) ->
         check_gpus(workers, torch.cuda.device_count(), "this process")
     limit_threads(workers.threads)
     while (job := study.ask()) is not None:
-        run_job(study, job, evaluator)
+        run_job(study, job, evaluator, workers.limit(job.proposal.epochs))
 
 
-def run_job(study: Study, job: Job, evaluator: Evaluator) -> None:
-    """Measure a job's network, and tell the study; at every rung it may stop it."""
+def run_job(study: Study, job: Job, evaluator: Evaluator, limit: float | None = None) -> None:
+    """Measure a job's network, and tell the study; at every rung it may stop it.
+
+    After `limit` seconds the job fails, if it can be interrupted.
+    """
     proposal = job.proposal
     outcomes = stages(
         evaluator,
@@ -65,6 +72,7 @@ def run_job(study: Study, job: Job, evaluator: Evaluator) -> None:
         epochs=proposal.epochs,
         seed=proposal.seed,
         rungs=job.rungs,
+        limit=limit,
     )
     for outcome in outcomes:
         if outcome.ends(proposal.epochs) or study.report(job, outcome):

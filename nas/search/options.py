@@ -1,5 +1,6 @@
 """The flags that every command with trials has: what to measure on, and where."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,10 @@ class TrialOptions:
     """Trials at a time; more than one run on Ray Tune."""
     gpus_per_trial: float | None = None
     """GPUs of a trial, fractions too; by default 1 where there is one."""
+    trial_minutes: float | None = None
+    """Minutes that a trial of `--epochs` may take, longer trainings in proportion; then it fails
+    with reason `timeout`. By default as many as it takes. A call of C that hangs is ended on Ray
+    Tune only (`--workers` above 1): in this process, Python alone can be interrupted."""
     ray_address: str | None = None
     """A Ray cluster to run on; by default this machine, whatever cluster is about."""
     seed: int = 0
@@ -49,6 +54,8 @@ class TrialOptions:
         self._check_positive("epochs", "max_images")
         if self.batch_size < 2:
             raise UserError(f"`--batch-size` must be at least 2, but got {self.batch_size}.")
+        if self.trial_minutes is not None and not 0 < self.trial_minutes < math.inf:
+            raise UserError(f"`--trial-minutes` must be above 0, but got {self.trial_minutes:g}.")
         if self.seed < 0:
             raise UserError(f"`--seed` must not be negative, but got {self.seed}.")
 
@@ -60,7 +67,14 @@ class TrialOptions:
         """
         from nas.search.workers import workers_for
 
-        return workers_for(self.workers, self.gpus_per_trial, self.ray_address, self.evaluator)
+        minutes = self.trial_minutes
+        return workers_for(
+            self.workers,
+            self.gpus_per_trial,
+            self.ray_address,
+            self.evaluator,
+            None if minutes is None else 60 * minutes / self.epochs,
+        )
 
     def load_task(
         self,
@@ -100,6 +114,8 @@ class TrialOptions:
 
 
 CARRIED_OVER = tuple(
-    field.name for field in fields(TrialOptions) if field.name not in ("epochs", "dry_run")
+    field.name
+    for field in fields(TrialOptions)
+    if field.name not in ("epochs", "trial_minutes", "dry_run")
 )
-"""Flags that the next command of the pipeline wants too."""
+"""Flags that the next command of the pipeline wants too; its trials are of another length."""

@@ -10,18 +10,25 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.cli import UserError
 from nas.cores import limit_threads
-from nas.search.evaluate import Evaluator, Outcome, stages
+from nas.search import limits
+from nas.search.evaluate import Evaluator, Outcome, stages, timed_out
 from nas.search.study import Study
 from nas.search.trial import Job
 from nas.search.workers import Workers, check_gpus
 from search_spaces.builder import network_from_json
+
+_CHECK_SECONDS = 5.0
+"""How often to look if there still is a machine that can run a trial."""
+_OUT_OF_MEMORY = "running low on memory"
+"""Words of Ray's that tell a worker which it killed for the memory of its node."""
 
 
 def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
@@ -37,9 +44,13 @@ def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None
     with _ray(workers) as storage:
         resources = {"cpu": workers.threads, "gpu": workers.gpus_per_trial}
         trainable = tune.with_parameters(
-            _trainable(), evaluator=evaluator, threads=workers.threads, cwd=os.getcwd()
+            _trainable(),
+            evaluator=evaluator,
+            threads=workers.threads,
+            cwd=os.getcwd(),
+            grace=limits.GRACE_SECONDS,
         )
-        bridge = _bridge(study)
+        bridge = _bridge(study, workers)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
@@ -86,7 +97,7 @@ class _ray:
                 self._start()
             _ray._current = self._workers
         try:
-            self._check(ray.cluster_resources())
+            check_nodes(self._workers)
         except BaseException:
             ray.shutdown()
             raise
@@ -110,14 +121,28 @@ class _ray:
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths())}},
         )
 
-    def _check(self, resources: Mapping[str, float]) -> None:
-        """Ray waits without a word for a resource that nobody has; we do not."""
-        check_gpus(self._workers, resources.get("GPU", 0), "Ray")
-        if self._workers.threads > resources.get("CPU", 0):
-            raise UserError(
-                f"A trial asks for {self._workers.threads} CPUs, but Ray has "
-                f"{resources.get('CPU', 0):g}."
-            )
+
+def check_nodes(workers: Workers) -> None:
+    """Ray waits without a word for a resource that no machine of its has; we do not.
+
+    Raises:
+        UserError: No machine that is there now can run a job.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus, gpus = ([node.get(kind, 0) for node in nodes] for kind in ("CPU", "GPU"))
+    check_gpus(workers, max(gpus, default=0), "Ray")
+    both = zip(cpus, gpus, strict=True)
+    if not any(cpu >= workers.threads and gpu >= workers.gpus_per_trial for cpu, gpu in both):
+        asked = f"{workers.threads} CPUs"
+        if workers.gpus_per_trial:
+            asked += f" and {workers.gpus_per_trial:g} GPU of one machine"
+        raise UserError(
+            f"A trial asks for {asked}, but Ray's largest machine has {max(cpus, default=0):g} "
+            "CPUs. Use more --workers, for each then asks for fewer, or add a machine. What is "
+            "finished is kept, and the same command goes on."
+        )
 
 
 @contextmanager
@@ -144,12 +169,17 @@ def _trainable() -> Any:
         """Measures one network a trial, a rung a step; the process stays warm between trials."""
 
         def setup(
-            self, config: dict[str, Any], evaluator: Any = None, threads: int = 1, cwd: str = "."
+            self,
+            config: dict[str, Any],
+            evaluator: Any = None,
+            threads: int = 1,
+            cwd: str = ".",
+            grace: float = 0.0,
         ) -> None:
             if Path(cwd).is_dir():  # not so on another machine
                 os.chdir(cwd)
             limit_threads(threads)
-            self._evaluator, self._threads = evaluator, threads
+            self._evaluator, self._threads, self._grace = evaluator, threads, grace
             self._outcomes: Iterator[Outcome] | None = None
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -161,6 +191,7 @@ def _trainable() -> Any:
             import torch
 
             torch.set_num_threads(self._threads)
+            limit = self.config["limit"]
             if self._outcomes is None:
                 self._outcomes = stages(
                     self._evaluator,
@@ -168,14 +199,29 @@ def _trainable() -> Any:
                     epochs=self.config["epochs"],
                     seed=self.config["seed"],
                     rungs=self.config["rungs"],
+                    limit=limit,
                 )
-            outcome = next(self._outcomes)
+            with limits.ends_process(None if limit is None else limit + self._grace):
+                outcome = next(self._outcomes)
             return {"outcome": outcome, "done": outcome.ends(self.config["epochs"])}
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             return None
 
     return Worker
+
+
+def _loss(file: str | None, seconds: float, limit: float | None) -> Outcome:
+    """What became of a trial whose process died after so many seconds; `file` is Ray's word."""
+    # Tune's own `Trial.get_error` looks where this file is copied to later.
+    error = Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
+    detail = f"The worker process died: {error}"
+    if limit is not None and seconds > limit + limits.GRACE_SECONDS:
+        return timed_out(limit, detail)  # a worker that does not listen ends itself
+    if _OUT_OF_MEMORY in error:
+        remedy = "The machine ran low on memory. Use fewer --workers, or a smaller --batch-size."
+        return Outcome(reason="oom", detail=f"{detail.rstrip()}\n{remedy}", killed=True)
+    return Outcome(reason="worker-lost", detail=detail)
 
 
 class _Bridge(NamedTuple):
@@ -188,7 +234,7 @@ class _Bridge(NamedTuple):
     """The first error of the study. Tune would wrap it in pages of its own traceback."""
 
 
-def _bridge(study: Study) -> _Bridge:
+def _bridge(study: Study, workers: Workers) -> _Bridge:
     """A Tune searcher and callback that ask and tell our study, which keeps the record itself."""
     from ray.tune import Callback
     from ray.tune.search import Searcher
@@ -196,6 +242,7 @@ def _bridge(study: Study) -> _Bridge:
 
     jobs: dict[str, Job] = {}
     stopped: set[str] = set()
+    started: dict[str, float] = {}
     failure: list[Exception] = []
 
     def ask() -> Job | None:
@@ -231,6 +278,7 @@ def _bridge(study: Study) -> _Bridge:
                 "epochs": job.proposal.epochs,
                 "seed": job.proposal.seed,
                 "rungs": list(job.rungs),
+                "limit": workers.limit(job.proposal.epochs),
             }
 
         def on_trial_complete(
@@ -255,17 +303,32 @@ def _bridge(study: Study) -> _Bridge:
             return str, ()  # Tune pickles its searcher for a restore that we do not use
 
     class WorkerLoss(Callback):
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            started[trial.trial_id] = time.monotonic()
+
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            detail = f"The worker process died: {trial.get_error()}"
-            tell(trial.trial_id, Outcome(reason="worker-lost", detail=detail))
+            now = time.monotonic()
+            seconds = now - started.get(trial.trial_id, now)
+            tell(trial.trial_id, _loss(trial.error_file, seconds, trial.config["limit"]))
+
+        def __reduce__(self) -> Any:
+            return str, ()
 
     class AtRungs(Stopper):
+        _next_check = 0.0
+
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             if not result["done"] and report(trial_id, result["outcome"]):
                 stopped.add(trial_id)
             return trial_id in stopped
 
         def stop_all(self) -> bool:
+            if not failure and time.monotonic() > self._next_check:
+                self._next_check = time.monotonic() + _CHECK_SECONDS
+                try:
+                    check_nodes(workers)  # one may have gone
+                except UserError as error:
+                    failure.append(error)
             return bool(failure)
 
         def __reduce__(self) -> Any:

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import OperationalError
 
 from nas.cli import UserError
 from nas.search.evaluate import Outcome
@@ -25,6 +27,10 @@ _LOCK_SECONDS = 30
 """How long to wait for another process, such as a dashboard, that holds the database."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class RecordError(UserError):
+    """The database cannot be used now; what it holds is whole."""
 
 
 class RunFolder:
@@ -115,17 +121,21 @@ class Record:
             name: Of the study.
             directions: Of the values, `maximize` or `minimize`, for a study that is made.
             storage: The database, where it is open already.
+
+        Raises:
+            RecordError: The database cannot be used; so with all that reads or writes it.
         """
-        self.name = name
+        self.name, self._database = name, database
         self._storage = _open_storage(database) if storage is None else storage
-        try:
-            self._study_id = self._storage.get_study_id_from_name(name)
-        except KeyError:
-            kinds = [StudyDirection[direction.upper()] for direction in directions]
-            self._study_id = self._storage.create_new_study(kinds, name)
-        self._params = sqlalchemy.Table(
-            "trial_params", sqlalchemy.MetaData(), autoload_with=self._storage.engine
-        )
+        with _errors_named(database):
+            try:
+                self._study_id = self._storage.get_study_id_from_name(name)
+            except KeyError:
+                kinds = [StudyDirection[direction.upper()] for direction in directions]
+                self._study_id = self._storage.create_new_study(kinds, name)
+            self._params = sqlalchemy.Table(
+                "trial_params", sqlalchemy.MetaData(), autoload_with=self._storage.engine
+            )
 
     @classmethod
     def open(cls, database: Path, name: str) -> "Record | None":
@@ -140,7 +150,8 @@ class Record:
 
     def trials(self) -> list[FrozenTrial]:
         """All trials by number."""
-        return self._storage.get_all_trials(self._study_id, deepcopy=False)
+        with _errors_named(self._database):
+            return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
     def begin(
         self,
@@ -168,29 +179,33 @@ class Record:
             intermediate_values={},
             trial_id=-1,
         )
-        trial_id = self._storage.create_new_trial(self._study_id, template)
         rows = [
             {
-                "trial_id": trial_id,
                 "param_name": name,
                 "param_value": distributions[name].to_internal_repr(value),
                 "distribution_json": distribution_to_json(distributions[name]),
             }
             for name, value in params.items()
         ]
-        if rows:
-            with self._storage.engine.begin() as connection:
-                connection.execute(self._params.insert(), rows)
-        return trial_id, self._storage.get_trial_number_from_id(trial_id)
+        with _errors_named(self._database):
+            trial_id = self._storage.create_new_trial(self._study_id, template)
+            if rows:
+                with self._storage.engine.begin() as connection:
+                    connection.execute(
+                        self._params.insert(), [{"trial_id": trial_id, **row} for row in rows]
+                    )
+            return trial_id, self._storage.get_trial_number_from_id(trial_id)
 
     def report(self, trial_id: int, epoch: int, value: float) -> None:
         """Write the value of a running trial at a rung."""
-        self._storage.set_trial_intermediate_value(trial_id, epoch, value)
+        with _errors_named(self._database):
+            self._storage.set_trial_intermediate_value(trial_id, epoch, value)
 
     def conclude(self, trial_id: int, outcome: Outcome, curve: Mapping[int, float]) -> None:
         """Write what came out of a running trial, and the values at rungs that it shares with the
         trial that was trained in its place; `end` is to follow."""
-        self._storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome))
+        with _errors_named(self._database):
+            self._storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome))
         if outcome.reused_from:
             for epoch, value in curve.items():
                 self.report(trial_id, epoch, value)
@@ -203,15 +218,16 @@ class Record:
         sampler_state: Mapping[str, Any],
     ) -> None:
         """End a trial: COMPLETE with its values; PRUNED, where the outcome says so, or FAIL."""
-        written = self._storage.get_trial(trial_id).system_attrs if sampler_state else {}
-        for key, note in sampler_state.items():
-            if key not in written or written[key] != note:
-                self._storage.set_trial_system_attr(trial_id, key, note)
-        if values is not None:
-            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
-        else:
-            state = TrialState.PRUNED if outcome.reason == "pruned" else TrialState.FAIL
-            self._storage.set_trial_state_values(trial_id, state)
+        state = TrialState.PRUNED if outcome.reason == "pruned" else TrialState.FAIL
+        with _errors_named(self._database):
+            written = self._storage.get_trial(trial_id).system_attrs if sampler_state else {}
+            for key, note in sampler_state.items():
+                if key not in written or written[key] != note:
+                    self._storage.set_trial_system_attr(trial_id, key, note)
+            if values is not None:
+                self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
+            else:
+                self._storage.set_trial_state_values(trial_id, state)
 
     def close(self) -> None:
         """Release the database."""
@@ -250,5 +266,28 @@ def _open_storage(database: Path) -> optuna.storages.RDBStorage:
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
-    # The path does not go into the URL, where `?`, `%` and `{` would mean something.
-    return optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+    with _errors_named(database):
+        # The path does not go into the URL, where `?`, `%` and `{` would mean something.
+        return optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+
+
+@contextmanager
+def _errors_named(database: Path) -> Iterator[None]:
+    """Say what keeps SQLite from its work, instead of a traceback through three libraries."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, OperationalError) as error:
+        source = error.__cause__ if isinstance(error, optuna.exceptions.OptunaError) else error
+        cause = getattr(source, "orig", None)
+        if not isinstance(cause, sqlite3.OperationalError):
+            raise
+        kept = "What is finished is kept, and the same command goes on."
+        if "locked" in str(cause):
+            raise RecordError(
+                f"Another process has kept {database} locked for {_LOCK_SECONDS:g} s. End it "
+                f"(`fuser {database}` names it), or wait for it. {kept}"
+            ) from error
+        raise RecordError(
+            f"{database} cannot be written or read: {cause}. Put that right, such as by "
+            f"making room. {kept}"
+        ) from error

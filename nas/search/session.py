@@ -1,5 +1,6 @@
 """The frame of a command with trials: plan, lock, bind, train, save whatever comes, conclude."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -100,9 +101,19 @@ def run_session(
             print(f"\n^C      saved. Resume with: {command_line(module, settings)}")
             raise
         finally:
-            save(plan, folder)
+            _save(save, plan, folder)
         conclude(plan, folder, trained, lines)
     return 0
+
+
+def _save(save: Callable[[PlanT, "RunFolder"], None], plan: PlanT, folder: "RunFolder") -> None:
+    """Save; where that fails after another error, that one is what the user has to know."""
+    ended = sys.exc_info()[1]
+    try:
+        save(plan, folder)
+    except (OSError, ValueError):
+        if ended is None:
+            raise
 
 
 def estimate(

@@ -26,6 +26,8 @@ from search_spaces.cost import count
 LOST = ("orphaned", "worker-lost")
 MAX_RETRIES = 2
 """How often a slot is queued again after its process died; Ctrl-C is not counted."""
+MAX_MEMORY_RETRIES = 1
+"""How often after its process was killed for want of memory."""
 MAX_FAILURES_IN_A_ROW = 5
 
 
@@ -309,8 +311,8 @@ class Study:
 
 def _is_open(job: Job, outcome: Outcome) -> bool:
     """Whether a slot has to be measured again: the attempt came to no end of its own."""
-    lost = outcome.reason in LOST and job.attempt < MAX_RETRIES
-    return lost or outcome.reason == "interrupted"
+    retries = MAX_RETRIES if outcome.reason in LOST else MAX_MEMORY_RETRIES * outcome.killed
+    return job.attempt < retries or outcome.reason == "interrupted"
 
 
 def _reused(outcome: Outcome, source: str) -> Outcome:

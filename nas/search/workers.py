@@ -19,6 +19,8 @@ class Workers:
     """GPUs of each job; fractions share one."""
     ray_address: str | None = None
     """An existing cluster, as `ray.init(address=...)` takes it; None: this machine."""
+    seconds_per_epoch: float | None = None
+    """Wall-clock limit of a job, for each epoch that it trains; None: as long as it takes."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -43,6 +45,10 @@ class Workers:
         """
         return 1 if self.in_process else max(1, num_cores() // self.count)
 
+    def limit(self, epochs: int) -> float | None:
+        """Seconds that a job of so many epochs may take; None: as long as it takes."""
+        return None if self.seconds_per_epoch is None else self.seconds_per_epoch * epochs
+
     def describe(self) -> str:
         """For people: `2 x 1 thread on Ray Tune`."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
@@ -51,7 +57,11 @@ class Workers:
 
 
 def workers_for(
-    count: int, gpus_per_trial: float | None, ray_address: str | None, evaluator: str | None
+    count: int,
+    gpus_per_trial: float | None,
+    ray_address: str | None,
+    evaluator: str | None,
+    seconds_per_epoch: float | None = None,
 ) -> Workers:
     """Workers as the flags say; without word on GPUs one a trial, if there are any.
 
@@ -68,7 +78,12 @@ def workers_for(
             gpus_per_trial = 1.0 if torch.cuda.is_available() else 0.0
     if ray_address is not None:
         _check_answers(ray_address)
-    return Workers(count=count, gpus_per_trial=gpus_per_trial, ray_address=ray_address)
+    return Workers(
+        count=count,
+        gpus_per_trial=gpus_per_trial,
+        ray_address=ray_address,
+        seconds_per_epoch=seconds_per_epoch,
+    )
 
 
 def check_gpus(workers: Workers, number: float, who: str) -> None:
