@@ -2,18 +2,16 @@
 
 import errno
 import math
-import os
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import fields
-from types import FrameType
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from nas.interrupts import Interruptible
 from nas.untrusted import printable_lines
 
 _SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
@@ -88,7 +86,7 @@ def main(
     """
     args = sys.argv[1:] if argv is None else list(argv)
     parsed = tyro.cli(settings, args=args, prog=prog, description=description)
-    with _Interruptible() as interruption:
+    with Interruptible() as interruption:
         try:
             return run(parsed)
         except KeyboardInterrupt:
@@ -109,31 +107,6 @@ def _disk_error(error: OSError) -> str:
         f"Writing{place} failed: {error.strerror}. Put that right, such as by making room. "
         "What is finished is kept, and the same command goes on."
     )
-
-
-class _Interruptible:
-    """Turns SIGINT and SIGTERM into one KeyboardInterrupt; the second signal exits at once."""
-
-    def __init__(self) -> None:
-        self.status = 130
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Interruptible":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._previous[number] = signal.signal(number, self._handle)
-            except ValueError:  # not in the main thread: the caller owns the signals
-                break
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _: FrameType | None) -> NoReturn:
-        self.status = 128 + number
-        signal.signal(number, lambda number, _: os._exit(128 + number))
-        raise KeyboardInterrupt
 
 
 def command_line(module: str, settings: Any, only: Container[str] | None = None) -> str:

@@ -1,6 +1,7 @@
 """Runs the jobs of a study: in this process, or on workers of Ray Tune."""
 
 from nas.cores import limit_threads
+from nas.interrupts import held_back
 from nas.search.evaluate import Evaluator, stages
 from nas.search.record import RecordError
 from nas.search.study import Study
@@ -45,7 +46,7 @@ def _is_cheap(study: Study, evaluator: Evaluator, workers: Workers) -> bool:
     if workers.gpus_per_trial > 0:
         return False
     limit_threads(workers.threads)
-    while study.measured_seconds is None and (job := study.ask()) is not None:
+    while study.measured_seconds is None and (job := _ask(study)) is not None:
         run_job(study, job, evaluator, workers.limit(job.proposal.epochs))
     return (study.measured_seconds or 0.0) < CHEAP_SECONDS
 
@@ -56,7 +57,7 @@ def _execute_in_process(study: Study, evaluator: Evaluator, workers: Workers) ->
 
         check_gpus(workers, torch.cuda.device_count(), "this process")
     limit_threads(workers.threads)
-    while (job := study.ask()) is not None:
+    while (job := _ask(study)) is not None:
         run_job(study, job, evaluator, workers.limit(job.proposal.epochs))
 
 
@@ -75,6 +76,12 @@ def run_job(study: Study, job: Job, evaluator: Evaluator, limit: float | None = 
         limit=limit,
     )
     for outcome in outcomes:
-        if outcome.ends(proposal.epochs) or study.report(job, outcome):
-            study.tell(job, outcome)
-            return
+        with held_back():
+            if outcome.ends(proposal.epochs) or study.report(job, outcome):
+                study.tell(job, outcome)
+                return
+
+
+def _ask(study: Study) -> Job | None:
+    with held_back():
+        return study.ask()

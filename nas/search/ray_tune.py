@@ -11,13 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.cli import UserError
 from nas.cores import limit_threads
+from nas.interrupts import held_back
 from nas.search import limits
 from nas.search.evaluate import Evaluator, Outcome, stages, timed_out
 from nas.search.study import Study
@@ -41,7 +42,7 @@ def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in our record
-    with _ray(workers) as storage:
+    with held_back() as hand_over, _ray(workers) as storage:
         resources = {"cpu": workers.threads, "gpu": workers.gpus_per_trial}
         trainable = tune.with_parameters(
             _trainable(),
@@ -50,7 +51,7 @@ def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None
             cwd=os.getcwd(),
             grace=limits.GRACE_SECONDS,
         )
-        bridge = _bridge(study, workers)
+        bridge = _bridge(study, workers, hand_over)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             tune_config=tune.TuneConfig(
@@ -234,7 +235,7 @@ class _Bridge(NamedTuple):
     """The first error of the study. Tune would wrap it in pages of its own traceback."""
 
 
-def _bridge(study: Study, workers: Workers) -> _Bridge:
+def _bridge(study: Study, workers: Workers, hand_over: Callable[[], None]) -> _Bridge:
     """A Tune searcher and callback that ask and tell our study, which keeps the record itself."""
     from ray.tune import Callback
     from ray.tune.search import Searcher
@@ -302,7 +303,10 @@ def _bridge(study: Study, workers: Workers) -> _Bridge:
         def __reduce__(self) -> Any:
             return str, ()  # Tune pickles its searcher for a restore that we do not use
 
-    class WorkerLoss(Callback):
+    class Events(Callback):
+        def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+            hand_over()  # raised anywhere else, Tune and Ray make other errors of it
+
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             started[trial.trial_id] = time.monotonic()
 
@@ -334,4 +338,4 @@ def _bridge(study: Study, workers: Workers) -> _Bridge:
         def __reduce__(self) -> Any:
             return str, ()
 
-    return _Bridge(StudySearcher(), WorkerLoss(), AtRungs(), failure)
+    return _Bridge(StudySearcher(), Events(), AtRungs(), failure)

@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM as one KeyboardInterrupt, raised where the work can be left."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruptible:
+    """Turns SIGINT and SIGTERM into one KeyboardInterrupt; the second signal exits at once."""
+
+    def __init__(self) -> None:
+        self.status = 130
+        """Exit status that tells of the signal, as shells do."""
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruptible":
+        for number in _SIGNALS:
+            try:
+                self._previous[number] = signal.signal(number, self._handle)
+            except ValueError:  # not in the main thread: the caller owns the signals
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> NoReturn:
+        self.status = 128 + number
+        signal.signal(number, _exit_now)
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def held_back() -> Iterator[Callable[[], None]]:
+    """Hold signals back while something runs that must not be left between any two of its steps,
+    such as a transaction, or a library with an event loop.
+
+    Yields:
+        What hands over a signal that came, as if it came then: a place where the block can be
+        left. Its end is another, whatever ended it. A second signal exits at once.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    came: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+        signal.signal(number, _exit_now)
+
+    def restore() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def hand_over() -> None:
+        if came:
+            restore()
+            number, frame = came.pop(0)
+            handlers[number](number, frame)
+
+    try:
+        for number in _SIGNALS:
+            # One that ends the process, or is ignored, stays as it is.
+            if callable(handler := signal.getsignal(number)):
+                signal.signal(number, note)
+                handlers[number] = handler
+    except ValueError:  # not in the main thread, where no handler runs
+        pass
+    try:
+        yield hand_over
+    finally:
+        restore()
+        hand_over()
+
+
+def _exit_now(number: int, _: FrameType | None) -> NoReturn:
+    os._exit(128 + number)
