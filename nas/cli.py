@@ -1,9 +1,12 @@
 """What every command shares: flags from a dataclass, numbers such as `400M`, errors in one line."""
 
 import errno
+import io
 import math
+import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import fields
@@ -16,8 +19,14 @@ from nas.untrusted import printable_lines
 
 _SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""A disk that is full or goes bad, which comes in the middle of work."""
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""A disk that is full or goes bad, which comes in the middle of work; or a file that is not to be
+had, or another kind of thing under its name."""
+
+_GOES_ON = "What is finished is kept, and the same command goes on."
 
 Settings = TypeVar("Settings")
 
@@ -82,8 +91,10 @@ def main(
 
     A `ValueError` of ours, and a disk that takes no more, are printed in one line (status 2).
     Ctrl-C and SIGTERM unwind the run, so that it can save and say how to go on (status 130 and
-    143); a second one ends it at once.
+    143); a second one ends it at once. So does a pipe that nobody reads from any more (status 141).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text in any encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else list(argv)
     parsed = tyro.cli(settings, args=args, prog=prog, description=description)
     with Interruptible() as interruption:
@@ -94,6 +105,11 @@ def main(
         except ValueError as error:
             print(f"error: {printable_lines(error)}", file=sys.stderr)
             return 2
+        except BrokenPipeError as error:
+            print(f"error: Nobody reads on: {error.strerror}. {_GOES_ON}", file=sys.stderr)
+            # Else Python flushes once more at its end, and complains.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         except OSError as error:
             if error.errno not in _DISK_ERRORS:
                 raise
@@ -102,10 +118,10 @@ def main(
 
 
 def _disk_error(error: OSError) -> str:
-    place = f" {error.filename}" if error.filename else ""
+    place = error.filename2 or error.filename or "The output"
     return (
-        f"Writing{place} failed: {error.strerror}. Put that right, such as by making room. "
-        "What is finished is kept, and the same command goes on."
+        f"{place} cannot be written or read: {error.strerror}. Put that right, such as by making "
+        f"room. {_GOES_ON}"
     )
 
 

@@ -81,6 +81,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], Iterator[Che
     yield "memory", check_memory
     yield "disk", lambda: check_disk(settings.run_dir)
     yield "ray", lambda: check_ray(settings.ray_address)
+    yield "leftover", check_leftovers
     if settings.data is not None:
         data = settings.data
         yield "data", lambda: check_data(data, follow_links=settings.follow_links)
@@ -116,6 +117,16 @@ def check_ray(address: str | None) -> Iterator[Check]:
         yield Check("ray", "FAIL", f"{address} answers, but there is no token for it", (remedy,))
     else:
         yield Check("ray", "ok", f"{address} answers")
+
+
+def check_leftovers() -> Iterator[Check]:
+    """Ray processes of commands that were killed."""
+    from nas.search.leftovers import describe_leftovers
+
+    if lines := describe_leftovers():
+        yield Check("leftover", "note", "Ray processes of a command that was killed", tuple(lines))
+    else:
+        yield Check("leftover", "ok", "no processes of commands that were killed")
 
 
 def _has_token() -> bool:

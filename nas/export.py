@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from nas import cli
+from nas.folder import warn_of_changes
 from nas.models.formats import (
     FORMATS,
     INPUT,
@@ -30,6 +32,8 @@ from nas.models.formats import (
     trace,
 )
 from nas.models.saved import CARD, Model, load_model, read_json, sha256
+from nas.ram import available_memory
+from nas.training.memory import inference_bytes
 from search_spaces.architecture import SCHEMA
 from search_spaces.builder import AnyNetwork
 from search_spaces.cost import count
@@ -84,7 +88,9 @@ def run(settings: Settings) -> int:
     if not formats:
         raise ExportError(f"--formats needs at least one of {', '.join(FORMATS)}.")
     check_packages(formats)
+    warn_of_changes(settings.arch or settings.weights.parent / CARD)
     model = load_model(settings.weights, settings.arch)
+    check_memory(model.architecture)
     graph = build_graph(model, settings.include_preprocessing)
     _refuse_foreign_card(settings.out, model.card_path)
     print(_describe(model))
@@ -102,6 +108,27 @@ def run(settings: Settings) -> int:
     print(f"wrote   {settings.out / CARD}")
     print(f"run it\n{snippet(settings.out / FORMATS[formats[0]].file, model.architecture)}")
     return 0
+
+
+def check_memory(architecture: AnyNetwork) -> None:
+    """Raise before a check of the files takes more memory than there is.
+
+    Raises:
+        ExportError: It would, as with a `resolution` that somebody mistyped.
+    """
+    free, most, size = available_memory(), max(BATCH_SIZES), architecture.resolution
+    if free is None:
+        return
+    needed = 4 * most * architecture.in_channels * size**2  # of the images alone
+    if needed <= free:
+        with suppress(cli.UserError):  # a builder's module may not run without data
+            needed = inference_bytes(architecture, batch_size=most)
+    if needed > free:
+        raise ExportError(
+            f"{most} images of {size:,} px, with which files are checked, take "
+            f"{cli.format_number(needed)} bytes of memory, and {cli.format_number(free)} are free. "
+            f"Correct the `resolution` of {architecture.name}, or export where there is more."
+        )
 
 
 def build_graph(model: Model, include_preprocessing: bool) -> nn.Module:

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_SECONDS = 0.05
+"""After which a signal is sent again that came where Python passes over all errors."""
 
 
 class Interruptible:
@@ -24,9 +28,12 @@ class Interruptible:
                 self._previous[number] = signal.signal(number, self._handle)
             except ValueError:  # not in the main thread: the caller owns the signals
                 break
+        self._previous_hook = sys.unraisablehook
+        sys.unraisablehook = self._send_again
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._previous_hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -34,6 +41,15 @@ class Interruptible:
         self.status = 128 + number
         signal.signal(number, _exit_now)
         raise KeyboardInterrupt
+
+    def _send_again(self, passed_over: Any) -> None:
+        """Send a signal again that came in a `__del__` or the like, which cannot be left."""
+        if passed_over.exc_type is not KeyboardInterrupt:
+            self._previous_hook(passed_over)
+            return
+        number = self.status - 128
+        signal.signal(number, self._handle)
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
 
 
 @contextmanager

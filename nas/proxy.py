@@ -16,9 +16,9 @@ from nas.untrusted import csv_text
 from search_spaces.spaces import Space, default_target_macs
 
 if TYPE_CHECKING:
+    from nas.folder import RunFolder
     from nas.search.proxies import Measurements, Series, Setting
     from nas.search.proxy_verdict import Assessment
-    from nas.search.record import RunFolder
     from nas.search.task import Task
     from nas.search.workers import Workers
 

@@ -16,9 +16,9 @@ from nas.untrusted import csv_text
 from search_spaces.cost import count
 
 if TYPE_CHECKING:
+    from nas.folder import RunFolder
     from nas.search.baseline import SearchResult
     from nas.search.plan import Plan
-    from nas.search.record import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)

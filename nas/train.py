@@ -15,6 +15,7 @@ from typing import Literal
 from nas import cli
 from nas.cores import num_cores
 from nas.data.dataset import load_for_training, majority_share
+from nas.folder import RunFolder, warn_of_changes
 from nas.models.saved import CARD, sha256
 from nas.models.trained import (
     WEIGHTS,
@@ -24,14 +25,17 @@ from nas.models.trained import (
     report,
     write_model,
 )
+from nas.search.options import MAX_SEED
 from nas.training.job import HISTORY, Job, Trained, refuse_changes, show_plan, train
 from nas.training.parts import choose_device
 from nas.training.proxy import mirrors
 from nas.training.recipe import Augment, Optimizer, Precision, Recipe
 from nas.training.score import DivergedError
 from search_spaces.adapt import adapt_classes
-from search_spaces.files import atomic_write, exclusive
 from search_spaces.zoo import load_architecture
+
+MAX_LOST = 2
+"""How often a training goes on after one of its loader processes died."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,24 +130,26 @@ def run(settings: Settings, command: str) -> int:
         if value is not None and value < least:
             name = flag.replace("_", "-")
             raise cli.UserError(f"`--{name}` must be at least {least}, but got {value}.")
+    for flag, most in (("seed", MAX_SEED), ("loader_workers", 4 * num_cores())):
+        if (getattr(settings, flag) or 0) > most:
+            name, value = flag.replace("_", "-"), getattr(settings, flag)
+            raise cli.UserError(f"`--{name}` must be at most {most}, but got {value}.")
     if settings.dry_run:
         job = prepare(settings)
         show_plan(job, job.pace(job.threads))
         print("dry run: nothing was trained or written")
         return 0
-    with exclusive(settings.out, "--out"):
+    with RunFolder(settings.out, "nas.train", "--out") as folder:
         job = prepare(settings)
         finished = finished_training(settings.out)
         if finished is not None:
-            refuse_changes(job, finished.conditions)
+            refuse_changes(job, finished.conditions, settings.out)
             print(f"done    {settings.out} holds this training, finished; nothing was repeated")
             report(settings.out, finished.metrics)
             print(f"next    {export_command(settings.out, job.architecture)}")
             return 0
-        if job.data.skipped:
-            atomic_write(settings.out / "skipped.txt", "\n".join(job.data.skipped) + "\n")
         try:
-            _finish(job, train(job))
+            _finish(job, _train(job, folder), folder)
         except DivergedError as error:
             print(
                 f"error: the training diverged, {error}. Lower --learning-rate "
@@ -157,12 +163,31 @@ def run(settings: Settings, command: str) -> int:
     return 0
 
 
+def _train(job: Job, folder: RunFolder) -> Trained:
+    """Train; an epoch whose loader process is killed starts again, a few times."""
+    lost = 0
+    while True:
+        try:
+            return train(job, folder)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):  # torch has no type for it
+                raise
+            lost += 1
+            if lost > MAX_LOST:
+                raise cli.UserError(
+                    f"A loader process died {lost} times: {error} Memory may be short: use fewer "
+                    "--loader-workers. The same command goes on."
+                ) from error
+            print(f"note    a loader process died, and its epoch starts again: {error}")
+
+
 def prepare(settings: Settings) -> Job:
     """Read what the settings name, and check that it goes together.
 
     Raises:
         ValueError: It does not, or cannot be read.
     """
+    warn_of_changes(settings.arch)
     architecture = load_architecture(settings.arch)
     if settings.resolution is not None:
         architecture = replace(architecture, resolution=settings.resolution)
@@ -196,7 +221,6 @@ def prepare(settings: Settings) -> Job:
     if workers is None:
         workers = min(8, num_cores()) if device.type == "cuda" else 0
     return Job(
-        out=settings.out,
         architecture=architecture,
         data=data,
         recipe=recipe,
@@ -229,9 +253,9 @@ def _recipe(settings: Settings) -> Recipe:
     )
 
 
-def _finish(job: Job, trained: Trained) -> None:
+def _finish(job: Job, trained: Trained, folder: RunFolder) -> None:
     """Evaluate the last weights and write the model."""
-    folder, data = job.out, job.data
+    data, out = job.data, folder.path
     metrics: Metrics = {"train_loss": trained.history[-1]["loss"]}
     for name, split in (("validation", data.validation), ("test", data.test)):
         measured = None if split is None else job.accuracy(trained.network, split)
@@ -240,9 +264,9 @@ def _finish(job: Job, trained: Trained) -> None:
     write_model(
         folder, trained.network, classes=data.classes, conditions=job.conditions, metrics=metrics
     )
-    report(folder, metrics)
-    print(f"wrote   {folder}/{{{WEIGHTS},{CARD},{HISTORY}}}")
-    print(f"next    {export_command(folder, job.architecture)}")
+    report(out, metrics)
+    print(f"wrote   {out}/{{{WEIGHTS},{CARD},{HISTORY}}}")
+    print(f"next    {export_command(out, job.architecture)}")
 
 
 def _digest_of(weights: Path) -> str:

@@ -46,6 +46,11 @@ class Coefficients:
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) and value > 0 for value in self.values):
             raise ScalingError(f"`alpha, beta, gamma > 0` and finite must hold; got {self}.")
+        if not all(1 / MAX_FACTOR <= value <= MAX_FACTOR for value in self.values):
+            raise ScalingError(
+                f"`1 / {MAX_FACTOR:g} <= alpha, beta, gamma <= {MAX_FACTOR:g}` must hold, or no "
+                f"network can be meant; got {self}."
+            )
 
     @property
     def values(self) -> tuple[float, float, float]:

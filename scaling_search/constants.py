@@ -43,6 +43,10 @@ class Constants(BaseModel):
         return Coefficients(self.alpha, self.beta, self.gamma)
 
 
+_MAX_BYTES = 10_000_000
+"""Ours have a thousandth of that."""
+
+
 def read_constants(file: Path) -> Constants:
     """Read a constants.json, of this version or the one before.
 
@@ -51,7 +55,8 @@ def read_constants(file: Path) -> Constants:
         ScalingError: The constants break a rule.
     """
     try:
-        constants = Constants.model_validate_json(file.read_bytes(), strict=True)
+        with file.open("rb") as content:  # what has no end, such as a device, is no JSON by then
+            constants = Constants.model_validate_json(content.read(_MAX_BYTES), strict=True)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
     except ValidationError as error:

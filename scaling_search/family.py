@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from nas import cli
+from nas.folder import warn_of_changes
 from nas.untrusted import csv_text
 from scaling_search.compound import Coefficients
 from scaling_search.family_report import (
@@ -81,6 +82,7 @@ def run(settings: Settings) -> int:
 
 def _make(settings: Settings) -> _Family:
     """The family that the flags ask for; says what it is made of."""
+    warn_of_changes(settings.baseline_argument(), settings.constants)
     base = load_architecture(settings.baseline_argument())
     coefficients = settings.coefficients(base)
     targets = settings.targets()

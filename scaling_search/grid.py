@@ -21,11 +21,14 @@ from scaling_search.triples import Selection
 from search_spaces.zoo import file_argument
 
 if TYPE_CHECKING:
-    from nas.search.record import RunFolder
+    from nas.folder import RunFolder
     from nas.search.trial import Proposal
     from scaling_search.race import Schedule
 
 MODULE = "scaling_search.grid"
+
+_CENTURY = 876_600.0
+"""In hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,8 @@ class Settings(ScalingOptions):
                 f"{self.ratio:g}. For smaller networks, scale by a negative phi "
                 "(scaling_search.family)."
             )
-        if self.hours is not None and not self.hours > 0:
-            raise UserError(f"`--hours` must be above 0; got {self.hours:g}.")
+        if self.hours is not None and not 0 < self.hours < _CENTURY:
+            raise UserError(f"`--hours` must be above 0, and below a century; got {self.hours:g}.")
         if self.full and self.trials is not None:
             raise UserError("`--full` trains all; leave it out, or `--trials`.")
 
@@ -89,7 +92,14 @@ class Trained:
 
 def run(settings: Settings) -> int:
     """Train the candidates and choose; the exit status."""
-    return run_session(MODULE, settings, prepare=prepare, train=_train, conclude=_conclude)
+    return run_session(
+        MODULE,
+        settings,
+        prepare=prepare,
+        train=_train,
+        conclude=_conclude,
+        base=lambda plan: plan.base,
+    )
 
 
 def _train(plan: Plan, folder: "RunFolder") -> Trained:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nas.folder import warn_of_changes
 from nas.search.costs import CostName, load_metric
 from nas.search.metrics import Metric
 from nas.search.options import TrialOptions
@@ -57,6 +58,7 @@ class ScalingOptions(TrialOptions):
         Raises:
             ArchitectureError: There is no such network.
         """
+        warn_of_changes(self.baseline)
         base = load_architecture(self.baseline)
         return base if self.resolution is None else adapt_resolution(base, self.resolution)
 

@@ -15,7 +15,7 @@ from scaling_search.options import ScalingOptions
 from search_spaces.zoo import file_argument
 
 if TYPE_CHECKING:
-    from nas.search.record import RunFolder
+    from nas.folder import RunFolder
     from nas.search.study import Study
     from scaling_search.validate_plan import Plan
     from scaling_search.verdict import Assessment
@@ -54,7 +54,14 @@ def run(settings: Settings) -> int:
     """Train the fitted network and its rivals, and judge; the exit status."""
     from scaling_search.validate_plan import prepare
 
-    return run_session(MODULE, settings, prepare=prepare, train=_train, conclude=_conclude)
+    return run_session(
+        MODULE,
+        settings,
+        prepare=prepare,
+        train=_train,
+        conclude=_conclude,
+        base=lambda plan: plan.base,
+    )
 
 
 def _train(plan: "Plan", folder: "RunFolder") -> "Study":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError
+from nas.folder import warn_of_changes
 from nas.search.costs import cost_conditions
 from nas.search.metrics import Metric
 from nas.search.session import about, estimate
@@ -167,5 +168,6 @@ def _coefficients(settings: "Settings") -> Coefficients:
             f"--gamma together; got {' and '.join(constants + given) or 'none of them'}."
         )
     if settings.constants is not None:
+        warn_of_changes(settings.constants)
         return read_constants(settings.constants).coefficients
     return Coefficients(*numbers.values())

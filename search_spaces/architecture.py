@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -24,6 +24,9 @@ MAX_NAME = 200
 MAX_BLOCKS = 10_000
 """Deeper networks are a slip of phi, and counting their cost block by block takes minutes."""
 
+MAX_SIZE = 10**12
+"""Of widths, classes, pixels and the like: products of a few such still are floats."""
+
 Activation = Literal["silu", "relu", "relu6", "hardswish"]
 
 
@@ -35,6 +38,12 @@ def _at_least(minimum: int, owner: object, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ArchitectureError(f"`{name} >= {minimum}` must hold, but got {value} in {owner}.")
+
+
+def _limited(**values: int) -> None:
+    for name, value in values.items():
+        if value > MAX_SIZE:
+            raise ArchitectureError(f"`{name} <= {MAX_SIZE:,}` must hold, but got more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,7 @@ class Stem:
 
     def __post_init__(self) -> None:
         _at_least(1, self, width=self.width, kernel=self.kernel, stride=self.stride)
+        _limited(width=self.width, kernel=self.kernel, stride=self.stride)
         if self.kernel % 2 == 0:
             raise ArchitectureError(f"`kernel` must be odd, or padding shifts the image; {self}.")
 
@@ -69,6 +79,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         _at_least(1, self, width=self.width, repeats=self.repeats, stride=self.stride)
+        _limited(width=self.width, stride=self.stride)
 
 
 class Unit(NamedTuple):
@@ -144,6 +155,12 @@ class Architecture:
             stages=len(self.stages),
         )
         _at_least(0, self.name, head_width=self.head_width)
+        _limited(
+            resolution=self.resolution,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            head_width=self.head_width,
+        )
         for rate in ("dropout", "drop_path"):
             if not 0 <= getattr(self, rate) < 1:
                 raise ArchitectureError(
@@ -173,7 +190,7 @@ class Architecture:
 
     def to_json(self) -> str:
         """The JSON form; `from_json` gives back an equal value."""
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n"
+        return json.dumps(_fields(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -196,7 +213,7 @@ class Architecture:
                 "Read it with the version that wrote it."
             )
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(fields), strict=True)
+            return _adapter(cls).validate_json(json.dumps(fields), strict=True)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, problem['loc'])) or 'architecture'}: {problem['msg']}"
@@ -259,6 +276,12 @@ def units(architecture: Architecture) -> Iterator[Unit]:
     yield Unit("classifier", Plan(classifier, None), size)
 
 
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """To be made once: it takes 75 times as long as reading a network with it."""
+    return TypeAdapter(kind)
+
+
 def _describe(block: Any) -> str:
     parts = [f"{block.label}, k{block.kernel}x{block.kernel}"]
     if getattr(block, "se_ratio", 0):
@@ -269,7 +292,11 @@ def _describe(block: Any) -> str:
 
 
 def _canonical(architecture: Architecture) -> str:
-    """JSON with sorted keys, where 6 and 6.0 are the same number."""
+    return json.dumps(_fields(architecture), sort_keys=True, separators=(",", ":"))
+
+
+def _fields(architecture: Architecture) -> dict[str, Any]:
+    """What JSON says of it, where 6 and 6.0 are the same number: equal networks, equal bytes."""
 
     def normal(value: Any) -> Any:
         if isinstance(value, dict):
@@ -280,5 +307,4 @@ def _canonical(architecture: Architecture) -> str:
             return int(value)
         return value
 
-    fields = {"schema": SCHEMA, **normal(asdict(architecture))}
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return {"schema": SCHEMA, **normal(asdict(architecture))}

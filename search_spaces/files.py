@@ -1,7 +1,9 @@
 """Files and folders that survive a kill at any moment: whole files, one process at a time."""
 
+import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +35,34 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 def publish(temporary: Path, path: Path) -> None:
     """Give a complete file, on the same file system, its final name."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())  # else a power cut could leave the name with no content
+    _flush(temporary)  # else a power cut could leave the name with no content
     temporary.replace(path)
+    _flush(path.parent)  # else it could take the name back
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno == errno.EINVAL and path.is_dir():
+            return  # some network file systems cannot do it for folders
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(file)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of an `atomic_write` to `path`.
+
+    Nobody else may be writing it: to be called with the folder locked.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.tmp")
+    if path.parent.is_dir():
+        for temporary in list(path.parent.iterdir()):
+            if pattern.fullmatch(temporary.name):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -51,12 +78,16 @@ def exclusive(folder: Path, flag: str) -> Iterator[None]:
     Raises:
         FolderError: It cannot be written, or another process holds it.
     """
-    is_new = not folder.exists()
     try:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a+")
     except OSError as error:
         raise FolderError(f"`{flag} {folder}` cannot be written: {error}.") from error
+    # Or a forked process, such as one that loads images, would hold the lock after our death.
+    os.register_at_fork(after_in_child=lock.close)
+    # A forked child, such as a loader of images, would hold the lock for as long as it outlives us.
+    os.register_at_fork(after_in_child=lock.close)
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +103,8 @@ def exclusive(folder: Path, flag: str) -> Iterator[None]:
         try:
             yield
         finally:
-            if is_new and [path.name for path in folder.iterdir()] == [LOCK]:
+            left = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            if is_new and left == [LOCK]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
 

@@ -4,7 +4,6 @@ An op is a frozen dataclass with a literal `op` tag and a method `plan`, which l
 layers; cost model, module builder and JSON follow from that. Add it to `Op` at the end.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -14,6 +13,9 @@ from search_spaces.layers import Conv, Layer, Pool, SqueezeExcite
 
 Skip = Literal["identity", "pool", "none"]
 NamedLayers = tuple[tuple[str, Layer], ...]
+
+_MAX = 1000
+"""Of kernels and expansions; beyond lie numbers that no float can hold."""
 
 
 class Plan(NamedTuple):
@@ -42,9 +44,9 @@ class _Convolutional:
     skip without saying how, so this form is ours. `none`: never."""
 
     def __post_init__(self) -> None:
-        if self.kernel < 1 or self.kernel % 2 == 0:
+        if not 1 <= self.kernel <= _MAX or self.kernel % 2 == 0:
             raise ValueError(
-                f"`kernel` must be odd and positive, or padding shifts the image; got {self}."
+                f"`kernel` must be odd, or padding shifts the image, and 1 to {_MAX}; got {self}."
             )
         if not 0 <= self.se_ratio <= 1:
             raise ValueError(f"`0 <= se_ratio <= 1` must hold; got {self}.")
@@ -73,8 +75,8 @@ class MBConv(_Convolutional):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.expansion < math.inf:
-            raise ValueError(f"`1 <= expansion < inf` must hold; got {self}.")
+        if not 1 <= self.expansion <= _MAX:
+            raise ValueError(f"`1 <= expansion <= {_MAX}` must hold; got {self}.")
 
     @property
     def label(self) -> str:
@@ -144,8 +146,8 @@ class Bottleneck:
     """Inner width as a share of the block's OUTPUT channels, rounded down."""
 
     def __post_init__(self) -> None:
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ValueError(f"`kernel` must be odd and positive; got {self}.")
+        if not 1 <= self.kernel <= _MAX or self.kernel % 2 == 0:
+            raise ValueError(f"`kernel` must be odd, and 1 to {_MAX}; got {self}.")
         if not 0 < self.ratio <= 1:
             raise ValueError(f"`0 < ratio <= 1` must hold; got {self}.")
 

@@ -69,11 +69,16 @@ def load_weights(
     return naming
 
 
-def save_weights(network: AnyModule, path: Path) -> None:
-    """Write the network's weights to a safetensors file, whole or not at all."""
+def weights_bytes(network: AnyModule) -> bytes:
+    """The network's weights as the content of a safetensors file."""
     # Cloned, since the format refuses tensors that share memory, as tied weights do.
     state = {name: t.contiguous().clone() for name, t in _named(network).state_dict().items()}
-    atomic_write(path, safetensors.torch.save(state))
+    return safetensors.torch.save(state)
+
+
+def save_weights(network: AnyModule, path: Path) -> None:
+    """Write the network's weights to a safetensors file, whole or not at all."""
+    atomic_write(path, weights_bytes(network))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -121,8 +121,8 @@ def _b0_json_with_block(**changes: Any) -> str:
         (_b0_json_with_block(se_ratio=2), "`0 <= se_ratio <= 1` must hold"),
         (_b0_json_with_block(skip="maybe"), "stages.2.block.mbconv.skip: "),
         (_b0_json_with_block(groups=2), "stages.2.block.mbconv.groups: "),
-        (_b0_json_with_block(expansion=0.5), "`1 <= expansion < inf` must hold"),
-        (_b0_json_with_block(expansion=float("nan")), "`1 <= expansion < inf`|finite"),
+        (_b0_json_with_block(expansion=0.5), "`1 <= expansion <= 1000` must hold"),
+        (_b0_json_with_block(expansion=float("nan")), "`1 <= expansion <= 1000`|finite"),
     ],
 )
 def test_a_broken_json_says_what_is_wrong(text: str | bytes, message: str) -> None:

@@ -206,6 +206,12 @@ def test_coefficients_must_be_positive_and_finite(name: str, value: float) -> No
         replace(PAPER, **{name: value})
 
 
+@pytest.mark.parametrize("value", [1e308, 1e-308, 1.1e6])
+def test_coefficients_of_no_network_are_refused(value: float) -> None:
+    with pytest.raises(ScalingError, match=r"`1 / 1e\+06 <= alpha, beta, gamma <= 1e\+06` must"):
+        replace(PAPER, beta=value)
+
+
 @pytest.mark.parametrize("phi", [math.nan, math.inf, -math.inf, 1e6])
 def test_phi_must_be_a_moderate_number(phi: float) -> None:
     with pytest.raises(ScalingError, match="`-1000 <= phi <= 1000` must hold"):

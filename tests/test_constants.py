@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nas.cli import UserError
 from nas.search.evaluate import Outcome
 from nas.search.trial import Job, Proposal, Result
 from scaling_search.compound import Coefficients, ScalingError
@@ -144,12 +145,17 @@ def test_what_is_no_constants_file_is_refused(text: str, message: str, tmp_path:
         read_constants(tmp_path / "missing.json")
 
 
+def test_a_file_without_end_is_no_constants_file() -> None:
+    with pytest.raises(UserError, match=r"/dev/zero is not the constants\.json"):
+        read_constants(Path("/dev/zero"))
+
+
 def test_accuracies_are_gathered_by_network_and_seed() -> None:
     networks = [candidate.architecture for candidate in candidates()[:2]]
 
     def result(network: int, seed: int, accuracy: float | None) -> Result:
         proposal = Proposal(architecture=networks[network], epochs=1, seed=seed)
-        job = Job(slot=0, attempt=0, trial_id=0, number=0, proposal=proposal, cost=1.0, rungs=(1,))
+        job = Job(slot=0, trial_id=0, number=0, proposal=proposal, cost=1.0, rungs=(1,))
         outcome = Outcome(accuracy=accuracy, reason="" if accuracy else "nan")
         values = None if accuracy is None else (accuracy,)
         return Result(job=job, outcome=outcome, values=values, macs=1, params=1)

@@ -23,7 +23,18 @@ def lines(check: str, out: str) -> list[str]:
 def test_a_machine_that_is_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--data", "digits", "--run-dir", str(tmp_path / "not/yet")]) == 0
     out = capsys.readouterr().out
-    for check in ("python", "packages", "torch", "cuda", "cores", "memory", "disk", "ray", "data"):
+    for check in (
+        "python",
+        "packages",
+        "torch",
+        "cuda",
+        "cores",
+        "memory",
+        "disk",
+        "ray",
+        "leftover",
+        "data",
+    ):
         assert lines(check, out), check
     assert "torch 2" in lines("packages", out)[0]
     assert "1,797 images · 10 classes · train 1,437 / validation 180 / test 180" in out
@@ -163,4 +174,4 @@ def test_a_check_that_breaks_is_a_failure_and_the_others_go_on(
     assert doctor.main(["--run-dir", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert r"FAIL cuda     RuntimeError: driver\x1b[2J on fire" in out
-    assert "verdict NOT fit: cuda of 8 checks" in out
+    assert "verdict NOT fit: cuda of 9 checks" in out

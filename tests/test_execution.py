@@ -198,7 +198,7 @@ def test_two_workers_on_ray(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_failures_on_ray_stop_with_the_user_s_own_traceback(workplace: Path) -> None:
+def test_row_8_failures_on_ray_stop_with_the_user_s_own_traceback(workplace: Path) -> None:
     done = _run(workplace, "failing_later", "--trials", "20", "--workers", "2")
     assert done.returncode == 2
     assert done.stderr.startswith("error: 5 trials in a row failed; the first with:\n")

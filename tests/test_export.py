@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(11))
+
+
+@pytest.mark.parametrize("resolution", [400_000, 10**12])
+def test_rule_weights_a_card_that_claims_giant_images_takes_no_memory(
+    resolution: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = trained(tmp_path, SMALL)
+    card = tmp_path / "model.json"
+    fields = json.loads(card.read_text())
+    fields["architecture"]["resolution"] = resolution
+    card.write_text(json.dumps(fields))
+    assert main(["--weights", str(weights), "--out", str(tmp_path / "out")]) == 2
+    message = rf"error: 3 images of {resolution:,} px, .* take .* bytes of memory, and .* are free"
+    assert re.match(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_writes_these_files_and_no_others(exported: Path) -> None:

@@ -95,3 +95,22 @@ def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
     with exclusive(mine, "--out"):
         (mine / "result").write_text("")
     assert (mine / "result").exists()
+
+
+def test_a_file_and_then_its_folder_are_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this order around the change of name; and what fails is named."""
+    flushed: list[tuple[bool, bool]] = []
+
+    def flush(file: int) -> None:
+        kind = os.path.isdir(f"/proc/self/fd/{file}")
+        flushed.append((kind, (tmp_path / "file").exists()))
+        if kind and len(flushed) > 2:
+            raise OSError(len(flushed), "no luck")
+
+    monkeypatch.setattr(os, "fsync", flush)
+    atomic_write(tmp_path / "file", "content")
+    assert flushed == [(False, False), (True, True)]
+    with pytest.raises(OSError, match=rf"no luck: '{tmp_path}'"):
+        atomic_write(tmp_path / "file", "content")

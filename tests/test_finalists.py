@@ -39,7 +39,6 @@ def _result(slot: int, width: int, accuracy: float | None, *, reason: str = "") 
     return Result(
         job=Job(
             slot=slot,
-            attempt=0,
             trial_id=slot,
             number=slot,
             proposal=proposal,

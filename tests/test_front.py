@@ -15,9 +15,7 @@ _numbers = st.integers(0, 4).map(float)
 
 
 def _result(slot: int, values: tuple[float, ...] | None) -> Result:
-    job = Job(
-        slot=slot, attempt=0, trial_id=slot, number=slot, proposal=PROPOSAL, cost=1.0, rungs=(1,)
-    )
+    job = Job(slot=slot, trial_id=slot, number=slot, proposal=PROPOSAL, cost=1.0, rungs=(1,))
     return Result(job=job, outcome=Outcome(accuracy=0.5), values=values, macs=1, params=1)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nas.data import images
 from nas.data.dataset import DataError, load_for_search, load_for_training, native_size
-from nas.search.record import RunFolder
+from nas.folder import RunFolder
 from nas.search.task import load_task
 from nas.untrusted import csv_text, markdown_text, printable, printable_lines
 from tests.test_images import png_header
@@ -27,7 +27,7 @@ def pets(tmp_path: Path) -> Path:
     return plant(tmp_path / "pets", {"train/cat": 20, "train/dog": 30, "test/dog": 12})
 
 
-class TestRow09BadFiles:
+class TestBadFiles:
     """Truncated, empty or no image: all named and refused; or left out and listed."""
 
     def spoil(self, pets: Path) -> list[Path]:
@@ -38,7 +38,7 @@ class TestRow09BadFiles:
         bad[3].write_bytes(png_header(30_000, 30_000))
         return bad
 
-    def test_all_are_named(self, pets: Path) -> None:
+    def test_row_9_all_are_named(self, pets: Path) -> None:
         bad = self.spoil(pets)
         with pytest.raises(
             DataError, match=r"(?s)^4 images cannot .*leave them out with --skip-bad"
@@ -46,7 +46,7 @@ class TestRow09BadFiles:
             load_for_training(str(pets), size=4)
         assert [line.split(": ")[0] for line in e.value.problems] == list(map(str, bad))
 
-    def test_problems_have_all_where_the_message_has_ten(self, pets: Path) -> None:
+    def test_row_9_problems_have_all_where_the_message_has_ten(self, pets: Path) -> None:
         for path in (pets / "test/dog").iterdir():
             path.write_bytes(b"no image")
         with pytest.raises(DataError, match=r"and 2 more\n.*nas\.doctor") as caught:
@@ -54,7 +54,7 @@ class TestRow09BadFiles:
         assert len(caught.value.problems) == 12
 
     @pytest.mark.parametrize("limit", [None, 10])
-    def test_skipped_they_count_as_removed(self, pets: Path, limit: int | None) -> None:
+    def test_row_9_skipped_they_count_as_removed(self, pets: Path, limit: int | None) -> None:
         bad = self.spoil(pets)
         skipped = load_for_search(str(pets), size=4, limit=limit, skip_bad=True)
         assert [line.split(": ")[0] for line in skipped.skipped] == list(map(str, bad))
@@ -67,7 +67,7 @@ class TestRow09BadFiles:
         assert skipped.fingerprint == removed.fingerprint
         assert removed.skipped == ()
 
-    def test_skipped_in_every_split_of_a_training(self, pets: Path) -> None:
+    def test_row_9_skipped_in_every_split_of_a_training(self, pets: Path) -> None:
         bad = [*self.spoil(pets), next((pets / "test/dog").iterdir())]
         bad[-1].write_bytes(b"no image")
         data = load_for_training(str(pets), size=4, skip_bad=True)
@@ -75,13 +75,13 @@ class TestRow09BadFiles:
         assert counts(data.test) == [0, 11]
         assert len(data.skipped) == 5
 
-    def test_a_class_of_bad_files_is_no_class(self, pets: Path) -> None:
+    def test_row_9_a_class_of_bad_files_is_no_class(self, pets: Path) -> None:
         for path in sorted((pets / "train/cat").iterdir())[1:]:
             path.write_bytes(b"no image")
         with pytest.raises(DataError, match=r"fewer than 2 train images: cat \(1\)"):
             load_for_search(str(pets), size=4, skip_bad=True)
 
-    def test_files_of_no_end_are_not_read(self, pets: Path) -> None:
+    def test_row_9_files_of_no_end_are_not_read(self, pets: Path) -> None:
         huge = pets / "train/cat/000.png"
         os.truncate(huge, images.MAX_BYTES + 1)  # sparse: takes no disk
         os.unlink(pets / "train/dog/000.png")
@@ -105,17 +105,17 @@ class TestRow09BadFiles:
             load_for_training(str(root), size=4)
 
 
-class TestRow10DeepImages:
+class TestDeepImages:
     """16 bits a channel are scaled; what has no range is refused."""
 
-    def test_mean_of_a_16_bit_image(self, tmp_path: Path) -> None:
+    def test_row_10_mean_of_a_16_bit_image(self, tmp_path: Path) -> None:
         root = plant(tmp_path, {"train/a": 2, "train/b": 2})
         grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
         Image.fromarray(grey).save(root / "train/a/deep.png")
         data = load_for_training(str(root), size=64)
         assert data.train.images[2].mean() == pytest.approx(127.5, abs=0.5)
 
-    def test_floats_are_refused_by_name(self, tmp_path: Path) -> None:
+    def test_row_10_floats_are_refused_by_name(self, tmp_path: Path) -> None:
         root = plant(tmp_path, {"train/a": 2, "train/b": 2})
         Image.new("F", (4, 4), 0.5).save(root / "train/a/float.tiff")
         with pytest.raises(DataError, match=r"float\.tiff: mode F \(floats\)"):
@@ -157,8 +157,8 @@ def test_row_13_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
     assert native_size(str(root)) == 4
 
 
-class TestRow14Classes:
-    def test_all_that_is_wrong_in_one_error(self, tmp_path: Path) -> None:
+class TestClasses:
+    def test_row_14_all_that_is_wrong_in_one_error(self, tmp_path: Path) -> None:
         tree = {"train/a": 4, "train/b": 1, "train/c": 0, "val/d": 1, "valid/a": 1, "test/a": 0}
         root = plant(tmp_path / "root", tree)
         (root / "train/a/000.png").write_bytes(b"no image")
@@ -175,11 +175,11 @@ class TestRow14Classes:
             ):
                 assert words in text
 
-    def test_one_class(self, tmp_path: Path) -> None:
+    def test_row_14_one_class(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"has 1 class \(only\)"):
             load_for_search(str(plant(tmp_path, {"train/only": 4})), size=4)
 
-    def test_an_empty_class_in_test_ends_a_search_too(self, tmp_path: Path) -> None:
+    def test_row_14_an_empty_class_in_test_ends_a_search_too(self, tmp_path: Path) -> None:
         root = plant(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 0})
         with pytest.raises(DataError, match=r"without images: .*test/a"):
             load_for_search(str(root), size=4)
@@ -215,7 +215,7 @@ class TestLinks:
     def outside(self, tmp_path: Path) -> Path:
         return plant(tmp_path / "outside", {"a": 4, "b": 4})
 
-    def test_out_of_the_folder(self, tmp_path: Path, outside: Path) -> None:
+    def test_rule_links_out_of_the_folder(self, tmp_path: Path, outside: Path) -> None:
         root = plant(tmp_path / "root", {"train/b": 3})
         (root / "train/a").symlink_to(outside / "a")
         (root / "train/b/file.png").symlink_to("../../../outside/b/000.png")
@@ -228,7 +228,7 @@ class TestLinks:
         assert counts(load_for_training(str(root), size=4, follow_links=True).train) == [4, 8]
         assert native_size(str(root), follow_links=True) == 4
 
-    def test_skipped(self, tmp_path: Path, outside: Path) -> None:
+    def test_rule_links_are_skipped(self, tmp_path: Path, outside: Path) -> None:
         root = plant(tmp_path / "root", {"train/a": 2, "train/b": 3})
         (root / "train/b/file.png").symlink_to(outside / "b/000.png")
         data = load_for_training(str(root), size=4, skip_bad=True)
@@ -237,7 +237,7 @@ class TestLinks:
         with pytest.raises(DataError, match=r"fewer than 2 train images: c \(0\)"):
             load_for_training(str(root), size=4, skip_bad=True)
 
-    def test_a_split_that_is_elsewhere(self, tmp_path: Path, outside: Path) -> None:
+    def test_rule_links_to_a_split_that_is_elsewhere(self, tmp_path: Path, outside: Path) -> None:
         (tmp_path / "root").mkdir()
         (tmp_path / "root/train").symlink_to(outside)
         with pytest.raises(DataError, match="train: link out of the data set"):
@@ -248,13 +248,13 @@ class TestLinks:
         (tmp_path / "link").symlink_to(outside)
         assert load_for_search(str(tmp_path / "link"), size=4)
 
-    def test_inside_the_folder(self, tmp_path: Path) -> None:
+    def test_rule_links_inside_the_folder(self, tmp_path: Path) -> None:
         root = plant(tmp_path, {"train/a": 2, "train/b": 2, "more": 3})
         (root / "train/a/more").symlink_to(root / "more")
         (root / "train/b/one.png").symlink_to("000.png")
         assert counts(load_for_training(str(root), size=4).train) == [5, 3]
 
-    def test_circles_and_their_multitude(self, tmp_path: Path) -> None:
+    def test_rule_links_in_circles_and_their_multitude(self, tmp_path: Path) -> None:
         """Twenty folders with two links each to the next make a million paths."""
         root = plant(tmp_path, {"train/a": 2, "train/b": 2})
         for i in range(20):
@@ -275,7 +275,7 @@ class TestNames:
 
     HOSTILE = ("=cmd|' 'C calc'!A0", "<img src=x onerror=alert(1)>", "a\x1b[2J\nb\u202e", "x" * 255)
 
-    def test_hostile_classes_are_classes(self, tmp_path: Path) -> None:
+    def test_rule_names_of_hostile_classes(self, tmp_path: Path) -> None:
         root = plant(tmp_path, {f"train/{name}": 2 for name in self.HOSTILE})
         before = sorted(tmp_path.rglob("*"))
         data = load_for_training(str(root), size=4)
@@ -303,7 +303,7 @@ class TestNames:
         with pytest.raises(DataError, match=r"Name the folder itself"):
             load_for_search(f"ImageFolder@{pets / 'train'}", size=4)
 
-    def test_csv(self) -> None:
+    def test_rule_names_in_csv(self) -> None:
         frame = pd.DataFrame(
             {"=head": [-1.5, 2], "text": ["-1.5", "+x"], "name": list(self.HOSTILE[:3:2])}
         )
@@ -315,7 +315,7 @@ class TestNames:
         assert again["name"].tolist() == ["'" + self.HOSTILE[0], r"a\x1b[2J\nb\u202e"]
         assert csv_text(pd.DataFrame({"a": ["x"], "b": [None]})) == "a,b\nx,\n"
 
-    def test_markdown(self) -> None:
+    def test_rule_html_is_not_in_markdown(self) -> None:
         shown = markdown_text("<img onerror=x> | `a` [b](javascript:c)\n# d")
         assert "<" not in shown
         assert r"\|" in shown

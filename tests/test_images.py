@@ -50,14 +50,14 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tiff", "ppm"])
-def test_rgb_keeps_its_pixels(tmp_path, suffix):
+def test_row_11_rgb_keeps_its_pixels(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     quadrants(RED, GREEN, BLUE, WHITE).save(path, lossless=True)  # for WebP; ignored by others
     np.testing.assert_array_equal(decode(path), [[RED, GREEN], [BLUE, WHITE]])
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
-def test_grey_fills_all_channels(tmp_path, mode):
+def test_row_11_grey_fills_all_channels(tmp_path, mode):
     Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert(mode).save(
         tmp_path / "grey.png"
     )
@@ -67,7 +67,7 @@ def test_grey_fills_all_channels(tmp_path, mode):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_16_bits_are_scaled_not_saturated(tmp_path, suffix):
+def test_row_10_16_bits_are_scaled_not_saturated(tmp_path, suffix):
     values = np.array([[0, 257 * 100], [257 * 100 + 128, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
     expected = [[0, 100], [100, 255]]
@@ -75,7 +75,7 @@ def test_16_bits_are_scaled_not_saturated(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
-def test_modes_without_a_range_are_refused_by_name(tmp_path, mode):
+def test_row_10_modes_without_a_range_are_refused_by_name(tmp_path, mode):
     path = tmp_path / "depth.tiff"
     Image.new(mode, (2, 2), 7).save(path)
     (unread,) = read_files([path], {})
@@ -83,21 +83,21 @@ def test_modes_without_a_range_are_refused_by_name(tmp_path, mode):
     assert f"mode {mode} (" in unread.problem
 
 
-def test_transparency_is_composited_on_white(tmp_path):
+def test_row_11_transparency_is_composited_on_white(tmp_path):
     pixels = np.array([[(255, 0, 0, 255), (255, 0, 0, 0)], [(0, 0, 0, 51), (0, 0, 255, 255)]])
     Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "rgba.png")
     expected = [[RED, WHITE], [(204, 204, 204), BLUE]]
     np.testing.assert_array_equal(decode(tmp_path / "rgba.png"), expected)
 
 
-def test_grey_with_alpha(tmp_path):
+def test_row_11_grey_with_alpha(tmp_path):
     pixels = np.array([[(0, 255), (0, 0)], [(100, 255), (255, 255)]], dtype=np.uint8)
     Image.fromarray(pixels, "LA").save(tmp_path / "la.png")
     np.testing.assert_array_equal(decode(tmp_path / "la.png")[..., 2], [[0, 255], [100, 255]])
 
 
 @pytest.mark.parametrize(("transparency", "corner"), [(None, RED), (0, WHITE)])
-def test_palette_and_its_transparent_colour(tmp_path, transparency, corner):
+def test_row_11_palette_and_its_transparent_colour(tmp_path, transparency, corner):
     image = Image.new("P", (2, 2), 1)
     image.putpalette([*RED, *BLUE])
     image.putpixel((0, 0), 0)
@@ -105,12 +105,12 @@ def test_palette_and_its_transparent_colour(tmp_path, transparency, corner):
     np.testing.assert_array_equal(decode(tmp_path / "palette.png"), [[corner, BLUE], [BLUE, BLUE]])
 
 
-def test_transparent_colour_of_an_rgb_png(tmp_path):
+def test_row_11_transparent_colour_of_an_rgb_png(tmp_path):
     quadrants(RED, GREEN, BLUE, WHITE).save(tmp_path / "key.png", transparency=GREEN)
     np.testing.assert_array_equal(decode(tmp_path / "key.png"), [[RED, WHITE], [BLUE, WHITE]])
 
 
-def test_cmyk(tmp_path):
+def test_row_11_cmyk(tmp_path):
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cmyk.tiff")
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "cmyk.jpg", quality=95)
     assert (decode(tmp_path / "cmyk.tiff") == RED).all()
@@ -127,14 +127,14 @@ def test_cmyk(tmp_path):
         (8, [[GREEN, WHITE], [RED, BLUE]]),
     ],
 )
-def test_exif_orientation_is_applied(tmp_path, orientation, expected):
+def test_row_11_exif_orientation_is_applied(tmp_path, orientation, expected):
     exif = Image.Exif()
     exif[0x0112] = orientation
     quadrants(RED, GREEN, BLUE, WHITE).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(decode(tmp_path / "turned.png"), expected)
 
 
-def test_first_frame_of_an_animation_and_a_mark(tmp_path):
+def test_row_12_first_frame_of_an_animation_and_a_mark(tmp_path):
     path = tmp_path / "moving.gif"
     frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, BLUE)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
@@ -177,14 +177,14 @@ def test_large_jpegs_come_out_as_by_a_full_decode(tmp_path):
         (png_header(64, 64), "OSError: image file is truncated"),
     ],
 )
-def test_bad_files_are_named(tmp_path, content, message):
+def test_row_9_bad_files_are_named(tmp_path, content, message):
     path = tmp_path / "bad.png"
     path.write_bytes(content)
     assert message in problem(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tiff", "webp"])
-def test_truncated_files_are_named(tmp_path, suffix):
+def test_row_9_truncated_files_are_named(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     path = tmp_path / f"cut.{suffix}"
     Image.fromarray(noise).save(path)

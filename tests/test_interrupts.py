@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -116,3 +118,21 @@ def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> Non
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (128 + number, "")
+
+
+@both
+def test_a_signal_that_python_passes_over_comes_again(
+    number: signal.Signals, interruption: Interruptible
+) -> None:
+    """As in `__del__` and callbacks of weak references, of which matplotlib has many."""
+
+    class Node:
+        pass
+
+    node = Node()
+    _reference = weakref.ref(node, lambda _: signal.raise_signal(number))
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 (where it is raised is what is tested)
+        del node
+        for _ in range(1000):
+            time.sleep(0.01)
+    assert interruption.status == 128 + number

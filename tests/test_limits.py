@@ -14,6 +14,7 @@ import pytest
 
 from nas.cli import UserError
 from nas.run import Settings
+from nas.search import limits
 from nas.search.execution import execute
 from nas.search.limits import time_limit
 from nas.search.workers import Workers
@@ -24,7 +25,7 @@ from tests.searching import accuracy, fixed_study, long_proposals, proposals
 ROOT = Path(__file__).parents[1]
 
 
-def test_7_a_trial_that_hangs_is_cancelled_in_the_process(tmp_path: Path) -> None:
+def test_row_7_a_trial_that_hangs_is_cancelled_in_the_process(tmp_path: Path) -> None:
     second = proposals(2)[1].architecture
 
     def hanging(architecture: Architecture, *, epochs: int, seed: int) -> float:
@@ -78,8 +79,79 @@ def test_what_ends_in_time_is_left_alone() -> None:
         pass
 
 
+def test_row_7_an_import_is_not_left_in_the_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of it would fail all later trials: half a package stays in `sys.modules`."""
+    package = tmp_path / "slow_to_import"
+    package.mkdir()
+    (package / "__init__.py").write_text("from slow_to_import import part\nWHOLE = True\n")
+    (package / "part.py").write_text("import time\nfor _ in range(40): time.sleep(0.01)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    reached = []
+
+    def importing(architecture: Architecture, *, epochs: int, seed: int) -> float:
+        import slow_to_import  # type: ignore[import-not-found]
+
+        reached.append(slow_to_import.WHOLE)
+        while len(reached) < 2:
+            time.sleep(0.01)
+        return 0.5
+
+    study = fixed_study(tmp_path / "a.db", proposals(2))
+    execute(study, importing, Workers(seconds_per_epoch=0.1))
+    assert [r.outcome.reason for r in study.results] == ["timeout", ""]
+    assert reached == [True, True]
+    assert "time.sleep(0.01)" in study.results[0].outcome.detail  # in the loop of the evaluator
+    assert "slow_to_import/part.py" not in study.results[0].outcome.detail
+
+
+class _Swallows:
+    """As any `__del__` and callback of C: what is raised in it is not passed on."""
+
+    def __del__(self) -> None:
+        time.sleep(0.4)
+
+
+def test_row_7_a_limit_that_was_swallowed_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "AGAIN_SECONDS", 0.3)
+    swallowed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: swallowed.append(error.exc_type))
+
+    def hanging(architecture: Architecture, *, epochs: int, seed: int) -> float:
+        _Swallows()
+        while True:
+            time.sleep(600)
+
+    study = fixed_study(tmp_path / "a.db", proposals(1))
+    execute(study, hanging, Workers(seconds_per_epoch=0.1))
+    assert [r.outcome.reason for r in study.results] == ["timeout"]
+    assert swallowed == [limits.TrialTimeoutError]
+
+
+def test_a_limit_that_ends_with_its_block_leaves_nothing_behind() -> None:
+    """Hundreds of times at the moment when the block ends."""
+    before, alarm = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    caught = 0
+    for i in range(300):
+        try:
+            with time_limit(0.002):
+                end = time.monotonic() + 0.002 + (i - 150) * 2e-6
+                while time.monotonic() < end:
+                    pass
+        except limits.TrialTimeoutError:
+            caught += 1
+        assert signal.getsignal(signal.SIGALRM) is before
+    assert 0 < caught < 300
+    time.sleep(0.1)  # an alarm that was left would end the process, or this test
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    assert (0 < left < alarm[0]) if alarm[0] else left == 0
+
+
 @pytest.mark.slow
-def test_7_a_worker_that_hangs_in_c_is_ended(tmp_path: Path) -> None:
+def test_row_7_a_worker_that_hangs_in_c_is_ended(tmp_path: Path) -> None:
     shutil.copy(searching.__file__, tmp_path / "my_module.py")
     (tmp_path / "deadly").touch()
     program = (

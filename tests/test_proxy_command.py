@@ -49,7 +49,9 @@ def test_a_run_leaves_its_files_and_its_verdict(
     assert verdict(output).startswith("FIT: 4 epochs, 32 px, T = 8M")
     assert "12 networks" in verdict(output)
     names = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}
-    assert names == {"config.json", "proxy.csv", "proxy.md", "proxy.png", "study.db"}
+    assert names == {
+        *("config.json", "manifest.json", "proxy.csv", "proxy.md", "proxy.png", "study.db")
+    }
     trials = table(tmp_path)
     sizes = trials.groupby("series", sort=False).size().to_dict()
     assert sizes == {

@@ -1,102 +1,221 @@
-"""Rows 4 and 27 of the fault matrix on Ray: memory that runs out has its name, and what no machine
-has is refused."""
+"""Faults on Ray: leftovers of a kill, workers that die, memory that runs out. Rows 2 to 5 of the
+fault matrix."""
 
 import os
-import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from ray._common.utils import get_system_memory
+from ray._private.utils import get_used_memory
 
-from tests import searching
+from nas import doctor
+from nas.search.leftovers import leave_mark, leftovers
+from search_spaces.files import exclusive
+from tests.searching import wait_for
 
 ROOT = Path(__file__).parents[1]
+_EVALUATOR = '''
+import os, signal, time
+from pathlib import Path
+from tests.searching import accuracy, space
+
+class Evaluator:
+    """By the network: of four, one needs more memory than there is for the whole batch, and one
+    kills its process."""
+    batch = 128
+
+    def at_half_batch(self):
+        half = Evaluator()
+        half.batch = self.batch // 2
+        return half
+
+    def __call__(self, architecture, *, epochs, seed):
+        kind = int(architecture.digest, 16) % 4
+        with Path("calls").open("a") as file:
+            file.write(f"{architecture.digest} {self.batch}\\n")
+        time.sleep(0.2)
+        if kind == 0 and self.batch == 128:
+            self.eat()
+        if kind == 1 and "MEEK" not in os.environ:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return accuracy(architecture)
+
+    def eat(self):
+        import torch
+        if "GIGABYTES" not in os.environ:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        held = []
+        for _ in range(10 * int(os.environ["GIGABYTES"])):
+            held.append(torch.ones(10**8, dtype=torch.uint8))
+            time.sleep(0.05)
+
+mixed = Evaluator()
+'''
 
 
-def _python(program: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        text=True,
-        capture_output=True,
-        timeout=240,
-    )
+def _command(folder: Path, trials: int, **variables: str) -> dict[str, Any]:
+    (folder / "my_module.py").write_text(_EVALUATOR)
+    words = [sys.executable, "-m", "nas.run", "--evaluator", "my_module:mixed"]
+    words += ["--space", "my_module:space", "--strategy", "random", "--finalists", "0"]
+    words += ["--workers", "2", "--trials", str(trials)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return {"args": words, "cwd": folder, "env": environment, "text": True}
+
+
+def _trials(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "runs/search/trials.csv", keep_default_na=False)
+
+
+def _calls(folder: Path) -> pd.DataFrame:
+    file = folder / "calls"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return pd.DataFrame([line.split() for line in lines], columns=["digest", "batch"])
+
+
+def _kind(digests: pd.Series) -> pd.Series:
+    return digests.map(lambda digest: int(digest, 16) % 4)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search of which some trials run out of memory, and some die."""
+    folder = tmp_path_factory.mktemp("mixed")
+    done = subprocess.run(**_command(folder, 12), capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    trials = _trials(folder)
+    assert sorted(set(trials.slot)) == list(range(12))
+    assert {0, 1} < set(_kind(trials.digest))
+    return folder
 
 
 @pytest.mark.slow
-def test_4_a_host_out_of_memory_fails_its_trials_by_that_name(tmp_path: Path) -> None:
-    shutil.copy(searching.__file__, tmp_path / "my_module.py")
-    program = (
-        "from nas.run import main\n"
-        "words = '--evaluator my_module:noting --space my_module:space --finalists 0 '\n"
-        "raise SystemExit(main([*words.split(), *'--trials 3 --workers 2'.split()]))\n"
+def test_row_3_a_worker_that_is_killed_is_retried_twice(mixed: Path) -> None:
+    trials, calls = _trials(mixed), _calls(mixed)
+    deadly = trials[_kind(trials.digest) == 1]
+    for _, attempts in deadly.groupby("slot"):
+        assert list(attempts.reason) == ["worker-lost"] * 3
+        assert list(attempts.attempt) == [0, 1, 2]
+        assert (calls.digest == attempts.digest.iloc[0]).sum() == 3
+    others = trials[_kind(trials.digest) > 1]
+    assert set(others.state) == {"COMPLETE"}
+    assert set(others.attempt) == {0}  # what runs beside is not hit
+
+
+@pytest.mark.slow
+def test_row_5_a_gpu_out_of_memory_on_a_worker_is_tried_again_at_half_the_batch(
+    mixed: Path,
+) -> None:
+    trials, calls = _trials(mixed), _calls(mixed)
+    hungry = trials[_kind(trials.digest) == 0]
+    for _, attempts in hungry.groupby("slot"):
+        assert list(attempts.reason) == ["oom", ""]
+        assert list(attempts.half_batch) == [False, True]
+        assert list(attempts.state) == ["FAIL", "COMPLETE"]
+        batches = calls.batch[calls.digest == attempts.digest.iloc[0]]
+        assert list(batches) == ["128", "64"]
+    assert set(trials.half_batch[_kind(trials.digest) != 0]) == {False}
+
+
+@pytest.mark.slow
+def test_row_4_a_host_out_of_memory_trains_again_at_half_the_batch(tmp_path: Path) -> None:
+    """Ray kills a worker in mid-training, when it has eaten most of what is left."""
+    room = 3e9  # for two workers and what Ray itself takes, and something to eat
+    threshold = (get_used_memory() + room) / get_system_memory()
+    memory = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "GIGABYTES": "6"}
+    done = subprocess.run(
+        **_command(tmp_path, 12, MEEK="1", **memory), capture_output=True, timeout=240
     )
-    # Any use of memory is above the threshold: Ray kills every worker.
-    memory = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
-    done = _python(program, tmp_path, **memory)
     assert done.returncode == 0, done.stderr
-    trials = pd.read_csv(tmp_path / "runs/search/trials.csv", keep_default_na=False)
-    assert list(trials.reason[trials.slot == 0]) == [""]  # in the process, to see if it is cheap
-    for slot in (1, 2):  # retried once
-        assert list(trials.reason[trials.slot == slot]) == ["oom", "oom"]
-        assert sorted(trials.attempt[trials.slot == slot]) == [0, 1]
+    trials, calls = _trials(tmp_path), _calls(tmp_path)
+    hungry = trials[_kind(trials.digest) == 0]
+    assert len(hungry)
+    for _, attempts in hungry.groupby("slot"):
+        assert list(attempts.reason) == ["oom", ""]
+        assert list(attempts.half_batch) == [False, True]
+        batches = calls.batch[calls.digest == attempts.digest.iloc[0]]
+        assert list(batches) == ["128", "64"]
+    assert set(trials.state[_kind(trials.digest) != 0]) == {"COMPLETE"}
+
+
+@pytest.mark.slow
+def test_row_4_a_host_that_has_no_memory_at_all_fails_its_trials_by_that_name(
+    tmp_path: Path,
+) -> None:
+    # Any use of memory is above the threshold: Ray kills every worker as it starts.
+    memory = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
+    command = _command(tmp_path, 3, MEEK="1", **memory)
+    done = subprocess.run(**command, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    trials = _trials(tmp_path)
+    assert trials.state[trials.slot == 0].iloc[-1] == "COMPLETE"  # in the process, where none kills
+    for slot in (1, 2):
+        attempts = trials[trials.slot == slot]
+        assert list(attempts.reason) == ["oom", "oom"]
+        assert list(attempts.attempt) == [0, 1]
+        assert list(attempts.half_batch) == [False, True]
     assert "The machine ran low on memory. Use fewer --workers" in done.stdout
 
 
-_CLUSTER = """
-import sys
-from pathlib import Path
-from ray.cluster_utils import Cluster
-from nas.cli import UserError
-from nas.search import ray_tune
-from nas.search.execution import execute
-from nas.search.workers import Workers
-from tests.searching import accuracy, fixed_study, proposals
-
-threads = Workers(ray_address="auto").threads
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-# While there is no other, for on one host a driver connects to any, and ends when it leaves.
-cluster.connect()
-nodes = [cluster.add_node(num_cpus=threads, num_gpus=1), cluster.add_node(num_cpus=threads)]
-cluster.wait_for_nodes()
-workers = Workers(ray_address=cluster.address, gpus_per_trial=float(sys.argv[1]))
-ray_tune._ray._current = workers
-gone = []
-
-def leave(result):
-    if not gone:
-        gone.append(nodes[0])
-        cluster.remove_node(nodes[0])
-
-study = fixed_study(Path("study.db"), proposals(12), on_result=leave)
-try:
-    execute(study, accuracy, workers)
-except UserError as error:
-    print("refused:", error)
-print(study.num_finished, study.num_running)
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("gpus", [0, 1, 2])
-def test_27_what_no_machine_has_any_more_is_named(gpus: int, tmp_path: Path) -> None:
-    """Of two machines the one with the GPU leaves after the first trial."""
-    program = _CLUSTER.replace("sys.argv[1]", str(gpus))
-    done = _python(program, tmp_path)  # its status is Ray's, which misses a machine at the end
-    assert done.stdout, done.stderr
-    *lines, last = done.stdout.splitlines()
-    refused = [line for line in lines if line.startswith("refused:")]
-    finished, running = map(int, last.split())
-    assert running == 0
-    if gpus == 0:  # the other machine does it all
-        assert not refused
-        assert finished == 12
-        return
-    seen = {1: 0, 2: 1}[gpus]  # of 2 GPUs there never was a machine
-    rule = f"`--gpus-per-trial {gpus}` is more than the {seen} GPUs that Ray sees. Lower it"
-    assert rule in refused[0]
-    assert (finished == 0) == (gpus == 2)
-    assert finished < 12
+def test_row_2_leftovers_of_a_killed_search_are_named_and_hold_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = _command(tmp_path, 8, MEEK="1")
+    before = set(leftovers())
+    with subprocess.Popen(
+        **command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as driver:
+        wait_for(lambda: len(_calls(tmp_path)) >= 4, "four trials")
+        assert set(leftovers()) <= before  # it lives
+        driver.kill()
+    left = {pid: name for pid, name in leftovers().items() if pid not in before}
+    try:
+        assert any("Agent" in name for name in left.values()), left
+        with exclusive(tmp_path / "runs/search", "--run-dir"):
+            pass  # its lock is free at once
+        wait_for(lambda: not any("Train" in name for name in leftovers().values()), "workers")
+
+        assert doctor.main(["--run-dir", str(tmp_path)]) in (0, 1)
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "left of a" in line]
+        assert all(f"{pid} ({name})" in line for pid, name in leftovers().items() if pid in left)
+        done = subprocess.run(**command, capture_output=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        assert "note    left of a command that was killed, and to end by itself: " in done.stdout
+    finally:
+        for pid in left:
+            if pid in leftovers():
+                os.kill(pid, signal.SIGKILL)
+    assert sorted(_trials(tmp_path).slot[_trials(tmp_path).state == "COMPLETE"]) == list(range(8))
+
+
+def test_row_2_who_has_files_of_a_dead_command_s_session_open_is_left_over(tmp_path: Path) -> None:
+    session = tmp_path / "session_of_a_test"
+    (session / "logs").mkdir(parents=True)
+    log = session / "logs" / "agent.log"
+    program = "import sys, time; file = open(sys.argv[1], 'w'); print(flush=True); time.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(log)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.pid not in leftovers()  # a session that is not ours
+        leave_mark(session)
+        assert process.pid not in leftovers()  # of a command that lives
+        _mark_by_a_dead_process(session)
+        assert process.pid in leftovers()
+        process.kill()
+    assert process.pid not in leftovers()
+
+
+def _mark_by_a_dead_process(session: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from nas.search.leftovers import leave_mark\n"
+        "leave_mark(Path(sys.argv[1]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program, str(session)], check=True, env=environment)

@@ -63,7 +63,6 @@ def _trial(slot: int, value: float | None) -> Result:
     return Result(
         job=Job(
             slot=slot,
-            attempt=0,
             trial_id=slot,
             number=slot,
             proposal=proposal,

@@ -70,7 +70,7 @@ def test_a_target_is_a_positive_number(target: float) -> None:
         Reward(target)
 
 
-@pytest.mark.parametrize("w", [0.07, math.nan, -math.inf])
+@pytest.mark.parametrize("w", [0.07, math.nan, -math.inf, -1e308])
 def test_cost_is_never_paid_for(w: float) -> None:
     with pytest.raises(UserError, match=r"--w` must be 0 or negative, .* got"):
         Reward(400e6, w)

@@ -24,6 +24,7 @@ from search_spaces.spaces import SPACES
 from search_spaces.zoo import load_architecture
 from tests import searching
 from tests.searching import calls, wait_for
+from tests.terminal import terminal
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["number", "state", "reward", "accuracy", "macs", "params", "seconds", "reason"]
@@ -67,8 +68,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_its_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
     assert names == {
-        *("baseline.json", "config.json", "finalists", "finalists.csv", "pareto.png"),
-        *("random.csv", "report.md", "study.db", "trials.csv"),
+        *("baseline.json", "config.json", "finalists", "finalists.csv", "manifest.json"),
+        *("pareto.png", "random.csv", "report.md", "study.db", "trials.csv"),
     }
     for file in (finished / "finalists").iterdir():
         assert load_architecture(file).resolution == 224
@@ -131,7 +132,7 @@ def test_the_terminal_shows_progress_and_the_next_command(
     assert words[words.index("--seed") + 1] == "4"
 
 
-def test_trials_workers_and_finalists_may_change(
+def test_row_22_trials_workers_and_finalists_may_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _main(tmp_path, "--trials", "4") == 0
@@ -161,7 +162,7 @@ def test_trials_workers_and_finalists_may_change(
         (["--evaluator", "tests.searching:accuracy"], "evaluator was 'tests.searching:large_kern"),
     ],
 )
-def test_changed_conditions_are_refused(
+def test_row_22_changed_conditions_are_refused(
     flags: list[str], words: str, finished_toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished_toy / "trials.csv").read_bytes()
@@ -216,6 +217,7 @@ def test_flags_that_cannot_be_are_refused_before_anything_is_written(
     "flags",
     [
         *(["--trials", "0"], ["--epochs", "0"], ["--finalists", "-1"], ["--target-flops", "many"]),
+        *(["--seed", "-1"], ["--seed", str(2**32)], ["--trial-minutes", "nan"]),
         *(["--min-epochs", "0"], ["--reduction", "1"], ["--latency-batch", "0"], ["--cost", "eur"]),
     ],
 )
@@ -289,7 +291,7 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
     return ends.loc[:, ["slot", "reward", "accuracy", "digest", *blocks]]
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(workplace: Path) -> None:
+def test_row_1_a_killed_run_ends_as_an_uninterrupted_one(workplace: Path) -> None:
     """The ballistic test: kill -9 at a random moment, the same command again."""
     folder = workplace / "runs/search"
     for enough in (2, 6):
@@ -316,17 +318,51 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(workplace: Path) -> None:
     pd.testing.assert_frame_equal(_ends(table), _ends(_table(undisturbed)))
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
-def test_a_signal_saves_and_names_the_command_that_goes_on(
-    number: signal.Signals, workplace: Path, monkeypatch: pytest.MonkeyPatch
+def test_row_24_ctrl_c_in_a_terminal_saves_and_names_the_command_that_goes_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal(_command("--run-dir", "my run", "--w", "-0.125")[1:], workplace) as shown:
+        wait_for(lambda: len(calls(workplace)) >= 3, "three trials")
+        shown.press_ctrl_c()
+        assert shown.wait() == 130
+    assert "Traceback" not in shown.text
+    _goes_on_from(shown.text, workplace, monkeypatch)
+
+
+@pytest.mark.slow
+def test_row_25_sigterm_saves_and_names_the_command_that_goes_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _start(workplace, _command("--run-dir", "my run", "--w", "-0.125")) as driver:
         wait_for(lambda: len(calls(workplace)) >= 3, "three trials")
-        driver.send_signal(number)
+        driver.send_signal(signal.SIGTERM)
         out, err = driver.communicate()
-    assert (driver.returncode, err) == (128 + number, "")
+    assert (driver.returncode, err) == (143, "")
+    _goes_on_from(out, workplace, monkeypatch)
+
+
+def test_row_24_a_second_ctrl_c_ends_at_once_what_does_not_listen(workplace: Path) -> None:
+    (workplace / "deadly").touch()
+    command = _command("--trials", "4", "--strategy", "random")
+    command[command.index("my_module:noting")] = "my_module:deaf_to_ctrl_c"
+    with terminal(command[1:], workplace) as shown:
+        wait_for((workplace / "listening").exists, "the trial that does not listen")
+        shown.press_ctrl_c()
+        wait_for((workplace / "heard").exists, "the first Ctrl-C")
+        assert shown.process.poll() is None
+        shown.press_ctrl_c()
+        assert shown.wait() == 130
+    assert "saved" not in shown.text
+    with _start(workplace, command) as driver:
+        _, err = driver.communicate()
+    assert driver.returncode == 0, err
+    table = _table(workplace / "runs/search")
+    assert sorted(table.slot[table.state == "COMPLETE"]) == [0, 1, 2, 3]
+    assert list(table.reason[table.state == "FAIL"]) == ["orphaned"]
+
+
+def _goes_on_from(out: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is whole, and the command that was printed does the rest."""
     before = _table(workplace / "my run")
     assert set(before.state) <= {"COMPLETE", "FAIL"}
     assert list(before.reason[before.state == "FAIL"]) in ([], ["interrupted"])
@@ -343,14 +379,18 @@ def test_a_signal_saves_and_names_the_command_that_goes_on(
     assert len(calls(workplace)) <= len(after)
 
 
-def test_a_second_driver_is_refused(workplace: Path) -> None:
-    with _start(workplace, _command()) as first:
+def test_row_20_a_second_driver_is_refused_until_the_first_is_killed(workplace: Path) -> None:
+    command = _command("--trials", "4", "--strategy", "random")
+    with _start(workplace, [*command, "--trials", "1000"]) as first:
         wait_for(lambda: calls(workplace), "a trial")
-        with _start(workplace, _command()) as second:
+        with _start(workplace, command) as second:
             _, err = second.communicate()
         assert second.returncode == 2
         assert f"runs/search is in use by process {first.pid}." in err
         first.kill()
+    with _start(workplace, command) as third:
+        _, err = third.communicate()
+    assert third.returncode == 0, err
 
 
 def test_a_search_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

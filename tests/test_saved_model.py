@@ -1,5 +1,6 @@
 """A model is read only where its weights, architecture and model.json belong together."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 
 from nas.models.saved import ModelError, load_model
+from search_spaces.architecture import Stem
+from search_spaces.weights import WeightsError
 from tests.models import CLASSES, MEAN, SMALL, STD, trained
 
 
@@ -40,4 +43,37 @@ def test_same_shapes_but_other_strides_are_told_by_the_model_json(tmp_path: Path
 def test_broken_model_json_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     weights = trained(tmp_path, SMALL, **changes)
     with pytest.raises(ModelError, match=message):
+        load_model(weights, None)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"head_width": 10**12},
+        {"num_classes": 10**9},
+        {"stem": Stem(width=10**10)},
+        {"stages": 2000 * SMALL.stages},
+    ],
+)
+def test_rule_weights_a_card_that_claims_a_giant_network_takes_no_memory(
+    tmp_path: Path, claims: dict[str, Any]
+) -> None:
+    """Built, each would end this process for want of memory, or take minutes."""
+    giant = replace(SMALL, name="giant", **claims)
+    weights = trained(tmp_path, SMALL, classes=None)
+    card = tmp_path / "model.json"
+    claimed = {"architecture": json.loads(giant.to_json())}
+    card.write_text(json.dumps({**json.loads(card.read_text()), **claimed}))
+    with pytest.raises(ModelError, match=r"giant has .*G? parameters, the file .* numbers\."):
+        load_model(weights, None)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.6, 0.999])
+def test_row_19_a_flipped_bit_in_weights_is_refused(tmp_path: Path, at: float) -> None:
+    weights = trained(tmp_path, SMALL)
+    content = bytearray(weights.read_bytes())
+    content[int(at * len(content))] ^= 1
+    weights.write_bytes(content)
+    message = "the file was damaged, or is another model's|is not a whole safetensors file"
+    with pytest.raises((ModelError, WeightsError), match=message):
         load_model(weights, None)

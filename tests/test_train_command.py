@@ -130,7 +130,7 @@ def test_a_dry_run_plans_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
+def test_row_24_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -161,7 +161,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_costs_no_finished_epoch(
+def test_row_1_kill_9_at_any_moment_costs_no_finished_epoch(
     arch: Path, data: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -199,7 +199,7 @@ def test_kill_9_at_any_moment_costs_no_finished_epoch(
         (("--data", "digits"), "arch was 'tiny ("),
     ],
 )
-def test_changed_settings_are_refused(
+def test_row_22_changed_settings_are_refused(
     arch: Path,
     data: Path,
     finished: Path,
@@ -217,7 +217,7 @@ def test_changed_settings_are_refused(
     assert difference in capsys.readouterr().err
 
 
-def test_a_changed_image_is_refused(
+def test_row_23_a_changed_image_is_refused(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy, out = tmp_path / "data", tmp_path / "out"
@@ -237,7 +237,7 @@ def test_a_model_of_another_program_is_not_overwritten(
     assert (tmp_path / "model.json").read_text() == "{}"
 
 
-def test_damaged_weights_are_made_again_from_the_checkpoint(
+def test_row_19_damaged_weights_are_made_again_from_the_checkpoint(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -305,6 +305,8 @@ def test_data_without_a_test_split_are_judged_on_validation(
     [
         (("--threads", "0"), "`--threads` must be at least 1"),
         (("--seed", "-1"), "`--seed` must be at least 0"),
+        (("--seed", str(2**32)), "`--seed` must be at most 4294967295"),
+        (("--loader-workers", "9999"), "`--loader-workers` must be at most"),
         (("--batch-size", "1"), "`--batch-size` must be at least 2"),
         (("--epochs", "0"), "`epochs >= 1` must hold"),
         (("--resolution", "0"), "`resolution >= 1` must hold"),
@@ -379,7 +381,7 @@ def test_another_number_of_threads_is_taken_and_noted(
 # The folder
 
 
-def test_two_trainings_do_not_share_a_folder(
+def test_row_20_two_trainings_do_not_share_a_folder(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with exclusive(tmp_path, "--out"):
@@ -388,7 +390,7 @@ def test_two_trainings_do_not_share_a_folder(
     assert main(flags(arch, data, tmp_path, 1)) == 0
 
 
-def test_a_folder_that_cannot_be_written_fails_at_once(
+def test_row_17_a_folder_that_cannot_be_written_fails_at_once(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -398,7 +400,7 @@ def test_a_folder_that_cannot_be_written_fails_at_once(
     assert "data" not in captured.out
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+def test_row_18_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
     """Cut or with one bit flipped, at many points: never read as if it were whole."""
     for epoch in (1, 2):
         checkpoint.save(tmp_path, {"epoch": epoch, "weights": torch.arange(100.0)})
@@ -416,7 +418,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
         checkpoint.load(tmp_path)
 
 
-def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+def test_rule_pickle_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
             return (tmp_path.joinpath("pwned").touch, ())

@@ -5,7 +5,6 @@ import io
 import itertools
 import math
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +26,7 @@ from nas.training.augment import (
     shift_and_flip,
 )
 from nas.training.parts import TrainingError, build_network, choose_device
-from nas.training.proxy import ProxyTraining, halve_if_out_of_memory
+from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Augment, Recipe, RecipeError
 from nas.training.score import DivergedError, accuracy, estimate_norms
 from nas.training.trainer import Trainer, fit, seconds_per_image
@@ -319,7 +318,7 @@ def test_accuracy_counts_the_hits() -> None:
 # Failures
 
 
-def test_a_diverged_training_stops_at_its_step() -> None:
+def test_row_6_a_diverged_training_stops_at_its_step() -> None:
     recipe = Recipe.proxy(2, learning_rate=1e30)
     with pytest.raises(DivergedError, match=r"^(nan|inf) loss at step [1-9]$"):
         fit(build_network(tiny(), 0), noise(200), recipe, seed=0, device=CPU)
@@ -360,36 +359,20 @@ def test_bfloat16_trains_on_the_cpu_where_it_is_asked_for() -> None:
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
-def test_out_of_memory_halves_the_batch_once() -> None:
-    tried = []
-
-    def train(batch: int) -> Iterator[float]:
-        tried.append(batch)
-        if batch > 50:
-            raise torch.OutOfMemoryError
-        yield from (0.25, 0.5)
-
-    assert list(halve_if_out_of_memory(train, 100)) == [0.25, 0.5]
-    assert tried == [100, 50]
-    with pytest.raises(torch.OutOfMemoryError):
-        list(halve_if_out_of_memory(train, 204))
-    assert tried == [100, 50, 204, 102]
-
-
-def test_out_of_memory_after_the_first_rung_is_a_failure() -> None:
-    """What was reported of the whole batch would not compare with the half's."""
-
-    def train(batch: int) -> Iterator[float]:
-        yield 0.25
-        raise torch.OutOfMemoryError("later")
-
-    stages = halve_if_out_of_memory(train, 100)
-    assert next(stages) == 0.25
-    with pytest.raises(torch.OutOfMemoryError, match="later"):
-        next(stages)
-
-
 # The evaluator
+
+
+def test_half_the_batch_trains_with_half_as_many_images_a_step(digits: ImageData) -> None:
+    evaluator = ProxyTraining(data=digits, batch_size=32)
+    images = len(digits.train)
+    whole, half = evaluator.recipe(2), evaluator.at_half_batch().recipe(2)
+    assert half.batch(images) == whole.batch(images) // 2 == 16
+    assert half.peak_rate(images) == whole.peak_rate(images) / 2
+    assert evaluator.batch_size == 32
+    assert replace(evaluator, batch_size=3).at_half_batch().batch_size == 2  # batch norm's least
+    assert ProxyTraining(data=digits, batch_size=10**6).at_half_batch().recipe(2).batch(
+        images
+    ) == max(2, ProxyTraining(data=digits, batch_size=10**6).recipe(2).batch(images) // 2)
 
 
 def test_proxy_training_is_a_pure_function_that_can_be_shipped(digits: ImageData) -> None:

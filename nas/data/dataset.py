@@ -227,6 +227,8 @@ def open_source(source: str, *, follow_links: bool = False) -> Source:
     """
     if source == "digits":
         return digits_source()
+    if not source:  # a variable of the shell that is not set; as a path it is the folder one is in
+        raise DataError(f"`--data` is empty. {ACCEPTED}")
     name, _, root = source.removeprefix("torchvision:").partition("@")
     if not source.startswith("torchvision:"):
         try:

@@ -32,7 +32,10 @@ class _Links:
 
     def refusal(self, link: Path) -> str:
         """Why a link is not followed; empty if it is."""
-        target = os.path.realpath(link)
+        try:
+            target = os.path.realpath(link)
+        except OSError as error:
+            return f"link that cannot be followed: {error.strerror}"
         if _holds(target, os.path.realpath(link.parent)):
             return "link to a folder that it is in"
         if not self.follow and not _holds(self.root, target):

@@ -2,17 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
 
+from nas.cli import format_number
 from search_spaces.builder import AnyNetwork
+from search_spaces.cost import count
 from search_spaces.network import AnyModule, module_of
 from search_spaces.weights import WeightsError, load_weights, read_weights
 from search_spaces.zoo import ZOO, file_argument, load_architecture, split_argument
+
+_MAX_EXCESS = 2
+"""Parameters of a network that is built, over the numbers in its weights."""
 
 CARD = "model.json"
 """Name of the file that describes a model, beside its weights and beside what is exported."""
@@ -83,8 +90,9 @@ def load_model(weights: Path, arch: str | None) -> Model:
             f"{card.weights_sha256[:12]}…: the file was damaged, or is another model's. "
             "Restore it, or name its own architecture with --arch."
         )
-    network = module_of(architecture)
     try:
+        _check_size(architecture, state)
+        network = module_of(architecture)
         load_weights(network, state)
     except WeightsError as error:
         raise ModelError(
@@ -98,6 +106,19 @@ def load_model(weights: Path, arch: str | None) -> Model:
         fields=fields,
         weights_sha256=digest,
     )
+
+
+def _check_size(architecture: AnyNetwork, state: Mapping[str, Tensor]) -> None:
+    """Refuse a network that is far larger than its weights, before it takes memory.
+
+    One that does not fit is built otherwise, to name the tensors that differ.
+    """
+    claimed, given = count(architecture).params, sum(map(torch.numel, state.values()))
+    if claimed > _MAX_EXCESS * given:
+        raise WeightsError(
+            f"{architecture.name} has {format_number(claimed)} parameters, the file "
+            f"{format_number(given)} numbers."
+        )
 
 
 def _read_card(fields: dict[str, Any], path: Path | None, architecture: AnyNetwork) -> Card:

@@ -1,5 +1,6 @@
 """What a finished training leaves in its folder, and what it says of it."""
 
+import hashlib
 import json
 import platform
 import shlex
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.cli import UserError
+from nas.folder import RunFolder
 from nas.models.saved import CARD, read_json, sha256
 from nas.training.augment import MEAN, STD
 from search_spaces.architecture import SCHEMA
 from search_spaces.builder import AnyNetwork
-from search_spaces.files import atomic_write
 from search_spaces.network import AnyModule
-from search_spaces.weights import save_weights
+from search_spaces.weights import weights_bytes
 from search_spaces.zoo import file_argument
 
 WEIGHTS = "model.safetensors"
@@ -32,7 +33,7 @@ class Finished(NamedTuple):
 
 
 def write_model(
-    folder: Path,
+    folder: RunFolder,
     network: AnyModule,
     *,
     classes: Sequence[str],
@@ -40,7 +41,8 @@ def write_model(
     metrics: Metrics,
 ) -> None:
     """Write the weights, then the model.json that describes them; each whole or not at all."""
-    save_weights(network, folder / WEIGHTS)
+    weights = weights_bytes(network)
+    folder.write(WEIGHTS, weights)
     card = {
         "schema": SCHEMA,
         "architecture": json.loads(network.architecture.to_json()),
@@ -59,9 +61,9 @@ def write_model(
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "torchvision", "numpy")},
         },
-        "weights_sha256": sha256(folder / WEIGHTS),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    atomic_write(folder / CARD, json.dumps(card, indent=2) + "\n")
+    folder.write(CARD, json.dumps(card, indent=2) + "\n")
 
 
 def finished_training(folder: Path) -> Finished | None:

@@ -7,22 +7,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.evaluate import Outcome
 from nas.search.record import all_records, outcome_of
+from nas.search.retries import Retries
 from nas.search.trial import MeasurementKey, Proposal
 from search_spaces.builder import network_from_json
 from search_spaces.cost import count
 
 _RESERVED = (
     *("slot", "attempt", "epochs", "seed", "digest", "architecture", "macs", "params", "cost"),
-    *("choices", "outcome"),
+    *("choices", "outcome", "half_batch"),
 )
 
 
-def attributes_of(slot: int, attempt: int, proposal: Proposal, cost: float) -> dict[str, Any]:
+def attributes_of(slot: int, retries: Retries, proposal: Proposal, cost: float) -> dict[str, Any]:
     """User attributes of the trial that begins an attempt."""
     counted = count(proposal.architecture)
     return {
         "slot": slot,
-        "attempt": attempt,
+        "attempt": retries.number,
         "epochs": proposal.epochs,
         "seed": proposal.seed,
         "digest": proposal.architecture.digest,
@@ -30,6 +31,7 @@ def attributes_of(slot: int, attempt: int, proposal: Proposal, cost: float) -> d
         "macs": counted.macs,
         "params": counted.params,
         "cost": cost,
+        "half_batch": retries.half_batch,
         **proposal.labels,
     }
 

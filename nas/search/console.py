@@ -9,6 +9,7 @@ from nas.search.front import dominates
 from nas.search.objective import Objective
 from nas.search.study import Study
 from nas.search.trial import Result
+from nas.untrusted import printable
 
 
 class TrialLines:
@@ -43,9 +44,11 @@ class TrialLines:
             number += f"  {name}"
         if result.values is None and not result.pruned:
             self._failed += 1
-            reason = result.outcome.reason
-            words = (result.outcome.detail.strip().splitlines() or [""])[-1]
-            print(f"{number}  FAILED {reason}: {words[:100]} ({self._failed} so far)", flush=True)
+            words = printable(result.outcome.last_words, 100)
+            print(
+                f"{number}  FAILED {result.outcome.reason}: {words} ({self._failed} so far)",
+                flush=True,
+            )
             return
         print("  ".join([number, *self._parts(result)]), flush=True)
 
@@ -56,7 +59,8 @@ class TrialLines:
             parts.append(f"stopped at epoch {outcome.epochs} of {epochs}")
         elif len(result.values) == 1 and self._objective.names != ("accuracy",):
             parts.append(f"{self._objective.names[0]} {result.values[0]:.4f}")
-        note = f" (= {outcome.reused_from})" if outcome.reused_from else ""
+        note = " at half the batch" if outcome.half_batch else ""
+        note += f" (= {outcome.reused_from})" if outcome.reused_from else ""
         parts.append(f"{outcome.seconds:.1f} s{note}")
         pace = (time.monotonic() - self._start) / max(1, self._measured)
         parts.append(f"eta {format_duration(pace * (self._total - self._finished))}")

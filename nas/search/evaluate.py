@@ -4,10 +4,14 @@ Proxy training, a lookup table and the user's own function stand in the same pla
 tell of a training on the way has a method `stages`; the others are called once for every rung.
 """
 
+import gc
 import math
+import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -19,6 +23,9 @@ from search_spaces.builder import AnyNetwork
 Reason = Literal[
     "", "pruned", "nan", "oom", "timeout", "error", "worker-lost", "orphaned", "interrupted"
 ]
+
+_KEPT = 20_000
+"""Characters of an error that are kept of its beginning, and of its end."""
 
 
 class Evaluator(Protocol):
@@ -52,6 +59,15 @@ class StagedEvaluator(Protocol):
         ...
 
 
+@runtime_checkable
+class HalvingEvaluator(Protocol):
+    """An evaluator that can do with less memory."""
+
+    def at_half_batch(self) -> Evaluator:
+        """One that trains with half as many images a step."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How one trial ended."""
@@ -66,10 +82,17 @@ class Outcome:
     """Why it failed, or `pruned` for one that was stopped early."""
     detail: str = ""
     """The error's own words, traceback included."""
-    killed: bool = False
-    """Whether its process was ended for want of memory, perhaps by what ran beside it."""
+    machine_lost: bool = False
+    """Whether the machine was lost that it ran on."""
+    half_batch: bool = False
+    """Whether it trained with half the batch, after memory ran out in an attempt before."""
     reused_from: str = ""
     """Study and trial that had measured the same network, epochs and seed already."""
+
+    @property
+    def last_words(self) -> str:
+        """The last line of `detail`: what a traceback comes to."""
+        return (self.detail.strip().splitlines() or [""])[-1]
 
     def ends(self, epochs: int) -> bool:
         """Whether a trial of `epochs` is over with this, rather than at a rung on the way."""
@@ -89,20 +112,28 @@ def stages(
     seed: int,
     rungs: Sequence[int],
     limit: float | None = None,
+    half_batch: bool = False,
 ) -> Iterator[Outcome]:
     """What comes out at each rung, the last of which is `epochs`; ends early with a failure.
 
     The trial may be dropped between two rungs. Seconds are those spent so far in the evaluator; a
-    trial for which they reach `limit` fails.
+    trial for which they reach `limit` fails. Half the batch is for evaluators that can have it;
+    the others are called as they are.
     """
-    accuracies = _accuracies(evaluator, architecture, epochs=epochs, seed=seed, rungs=rungs)
+    half_batch = half_batch and isinstance(evaluator, HalvingEvaluator)
+    accuracies = _accuracies(
+        evaluator, architecture, epochs=epochs, seed=seed, rungs=rungs, half_batch=half_batch
+    )
     seconds, reached = 0.0, 0
     for rung in rungs:
         start = time.monotonic()
         outcome = _stage(accuracies, limit, seconds)
         seconds += time.monotonic() - start
         reached = reached if outcome.reason else rung
-        yield replace(outcome, seconds=round(seconds, 4), epochs=reached)
+        if outcome.reason == "oom":
+            _free_memory()
+        outcome = replace(outcome, epochs=reached, half_batch=half_batch)
+        yield replace(outcome, seconds=round(seconds, 4))
         if outcome.reason:
             return
 
@@ -114,29 +145,56 @@ def _accuracies(
     epochs: int,
     seed: int,
     rungs: Sequence[int],
+    half_batch: bool,
 ) -> Iterator[float]:
+    """A generator, so that all of it runs where failures are caught."""
+    if half_batch and isinstance(evaluator, HalvingEvaluator):
+        evaluator = evaluator.at_half_batch()
     if len(rungs) > 1 and isinstance(evaluator, StagedEvaluator):
-        return iter(evaluator.stages(architecture, epochs=epochs, seed=seed, rungs=rungs))
-    return (evaluator(architecture, epochs=rung, seed=seed) for rung in rungs)
+        yield from evaluator.stages(architecture, epochs=epochs, seed=seed, rungs=rungs)
+    else:
+        for rung in rungs:
+            yield evaluator(architecture, epochs=rung, seed=seed)
+
+
+def _free_memory() -> None:
+    """Give back what a failed training held, which else the next may lack."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _stage(accuracies: Iterator[float], limit: float | None, spent: float) -> Outcome:
     try:
-        with time_limit(None if limit is None else limit - spent):
+        with _contained(), time_limit(None if limit is None else limit - spent):
             accuracy = float(next(accuracies))
     except TrialTimeoutError:
         return timed_out(limit or 0.0, traceback.format_exc(limit=-8))
     except StopIteration:
         message = "The evaluator's `stages` ended before its last rung."
         return Outcome(reason="error", detail=message)
-    except Exception as error:
-        return Outcome(reason=_reason(error), detail=traceback.format_exc(limit=-8))
+    except (Exception, SystemExit) as error:  # `sys.exit(0)` would pass for a search that is done
+        return Outcome(reason=_reason(error), detail=_both_ends(traceback.format_exc(limit=-8)))
     if math.isnan(accuracy):
         return Outcome(reason="nan", detail="The evaluator returned NaN.")
     if not 0 <= accuracy <= 1:
         message = f"An evaluator returns accuracy in [0, 1], but this one returned {accuracy}."
         return Outcome(reason="error", detail=message)
     return Outcome(accuracy=accuracy)
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Put the working directory back, which relative paths such as the run folder's mean; and end
+    a fork that comes back, which would go on with the search beside us."""
+    process = os.getpid()
+    try:
+        with chdir("."):
+            yield
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
 
 
 def timed_out(limit: float, where: str) -> Outcome:
@@ -157,7 +215,14 @@ def load_object(reference: str, flag: str) -> Any:
         raise UserError(str(error)) from error
 
 
-def _reason(error: Exception) -> Reason:
+def _both_ends(text: str) -> str:
+    """A message may hold a whole tensor in words; every one of them is kept in the record."""
+    if len(text) <= 2 * _KEPT:
+        return text
+    return f"{text[:_KEPT]}\n[{len(text) - 2 * _KEPT:,} characters]\n{text[-_KEPT:]}"
+
+
+def _reason(error: BaseException) -> Reason:
     name = type(error).__name__
     if name == "DivergedError":
         return "nan"

@@ -74,6 +74,7 @@ def run_job(study: Study, job: Job, evaluator: Evaluator, limit: float | None = 
         seed=proposal.seed,
         rungs=job.rungs,
         limit=limit,
+        half_batch=job.retries.half_batch,
     )
     for outcome in outcomes:
         with held_back():

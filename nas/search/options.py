@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from nas.search.task import Task
     from nas.search.workers import Workers
 
+MAX_SEED = 2**32 - 1
+"""Sums with it are seeds that torch and numpy take."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
@@ -56,8 +59,10 @@ class TrialOptions:
             raise UserError(f"`--batch-size` must be at least 2, but got {self.batch_size}.")
         if self.trial_minutes is not None and not 0 < self.trial_minutes < math.inf:
             raise UserError(f"`--trial-minutes` must be above 0, but got {self.trial_minutes:g}.")
-        if self.seed < 0:
-            raise UserError(f"`--seed` must not be negative, but got {self.seed}.")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(
+                f"`--seed` must not be negative, nor above {MAX_SEED}, but got {self.seed}."
+            )
 
     def where(self) -> "Workers":
         """Where the trials run.

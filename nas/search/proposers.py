@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas.cli import UserError
 from nas.search.objective import Direction
 from nas.search.trial import Proposal, Result
+from nas.untrusted import printable
 from search_spaces.architecture import Architecture
 from search_spaces.spaces import Space
 
@@ -112,10 +113,16 @@ class SamplerProposer:
         Raises:
             UserError: The space decodes its choices otherwise than it did.
         """
-        if self._space.decode(proposal.params).digest != proposal.architecture.digest:
+        kinds, params = self._distributions, proposal.params
+        known = kinds.keys() == params.keys() and all(
+            value in kinds[name].choices for name, value in params.items()
+        )
+        decoded = self._space.decode(params) if known else None
+        if decoded is None or decoded.digest != proposal.architecture.digest:
             raise UserError(
                 f"Space {self._space.name!r} now reads the choices of trial {slot} as another "
-                "network. Restore it, or choose a new --run-dir."
+                f"network{'' if known else ', or has no such choices'}. Restore it, or choose a "
+                "new --run-dir."
             )
         state_of_trial, values = _end_of(result)
         self._study.add_trial(
@@ -181,7 +188,13 @@ class FixedProposer:
     def restore(
         self, slot: int, proposal: Proposal, state: Mapping[str, Any], result: Result | None
     ) -> Proposal:
-        assert proposal.key == self._proposals[slot].key, "the list changed between starts"
+        # The study is named after the list, so only a record that was not written here differs.
+        if slot >= len(self._proposals) or proposal.key != self._proposals[slot].key:
+            raise UserError(
+                f"Trial {slot} of the record is of {printable(proposal.architecture.name, 80)}, "
+                "which is not what was to be measured there. Restore study.db from a copy, or "
+                "choose another --run-dir."
+            )
         return self._proposals[slot]
 
     def observe(self, result: Result) -> None:

@@ -1,27 +1,24 @@
-"""The durable record of a run: one folder, one lock, one SQLite file of Optuna studies."""
+"""The durable record of a run: one SQLite file of Optuna studies."""
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import closing, contextmanager
+from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from nas.cli import UserError
 from nas.search.evaluate import Outcome
-from search_spaces.files import atomic_write, differences, exclusive
-
-FORMAT = 1
-"""Version of the run folder."""
+from nas.untrusted import printable
 
 _LOCK_SECONDS = 30
 """How long to wait for another process, such as a dashboard, that holds the database."""
@@ -30,72 +27,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class RecordError(UserError):
-    """The database cannot be used now; what it holds is whole."""
-
-
-class RunFolder:
-    """A folder that one process at a time works in, bound to one set of conditions.
-
-    Use as a context manager; the lock goes with the process, however it ends.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> "RunFolder":
-        """Lock the folder.
-
-        Raises:
-            FolderError: It cannot be written, or another process holds it.
-        """
-        self._lock = exclusive(self.path, "--run-dir")
-        self._lock.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.__exit__(None, None, None)
-
-    @property
-    def database(self) -> Path:
-        return self.path / "study.db"
-
-    def bind(self, conditions: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-        """Write, or compare with, the conditions that make trials comparable.
-
-        Args:
-            conditions: What must not change between starts (space, target, data, ...).
-            settings: The rest of the command, kept for the reader.
-
-        Returns:
-            Whether the folder held a run already.
-
-        Raises:
-            UserError: The folder was started under other conditions; the message names them.
-        """
-        file = self.path / "config.json"
-        new = json.loads(json.dumps({"format": FORMAT, **conditions}))
-        resumed = file.exists()
-        if resumed:
-            try:
-                old = json.loads(file.read_text(encoding="utf-8"))["conditions"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{file} is not readable ({error}); choose another --run-dir."
-                ) from error
-            if changes := differences(old, new):
-                raise UserError(
-                    f"{self.path} was started with other conditions: {'; '.join(changes)}. "
-                    "Its trials would not compare. Restore them, or choose a new --run-dir."
-                )
-        content = {"conditions": new, "settings": dict(settings)}
-        atomic_write(file, json.dumps(content, indent=2, default=str) + "\n")
-        return resumed
-
-    def write(self, name: str, content: str | bytes) -> Path:
-        """Write a file of the folder, whole or not at all."""
-        path = self.path / name
-        atomic_write(path, content)
-        return path
+    """The database cannot be used now, or is none of ours; nothing more may be written to it."""
 
 
 class Record:
@@ -111,7 +43,7 @@ class Record:
         database: Path,
         name: str,
         *,
-        directions: Sequence[str] = ("maximize",),
+        directions: Sequence[str] | None = None,
         storage: optuna.storages.RDBStorage | None = None,
     ) -> None:
         """Open the study, or make it.
@@ -119,7 +51,8 @@ class Record:
         Args:
             database: The SQLite file.
             name: Of the study.
-            directions: Of the values, `maximize` or `minimize`, for a study that is made.
+            directions: Of the values, `maximize` or `minimize`; None: those that the study has, or
+                one to maximize.
             storage: The database, where it is open already.
 
         Raises:
@@ -127,12 +60,15 @@ class Record:
         """
         self.name, self._database = name, database
         self._storage = _open_storage(database) if storage is None else storage
+        wanted = [StudyDirection[direction.upper()] for direction in directions or ("maximize",)]
         with _errors_named(database):
             try:
                 self._study_id = self._storage.get_study_id_from_name(name)
             except KeyError:
-                kinds = [StudyDirection[direction.upper()] for direction in directions]
-                self._study_id = self._storage.create_new_study(kinds, name)
+                self._study_id = self._storage.create_new_study(wanted, name)
+            found = self._storage.get_study_directions(self._study_id)
+            if directions is not None and found != wanted:
+                raise damaged_error(database, f"its study {name!r} has other objectives")
             self._params = sqlalchemy.Table(
                 "trial_params", sqlalchemy.MetaData(), autoload_with=self._storage.engine
             )
@@ -147,6 +83,11 @@ class Record:
             return cls(database, name, storage=storage)
         _close(storage)
         return None
+
+    @property
+    def num_objectives(self) -> int:
+        with _errors_named(self._database):
+            return len(self._storage.get_study_directions(self._study_id))
 
     def trials(self) -> list[FrozenTrial]:
         """All trials by number."""
@@ -204,11 +145,11 @@ class Record:
     def conclude(self, trial_id: int, outcome: Outcome, curve: Mapping[int, float]) -> None:
         """Write what came out of a running trial, and the values at rungs that it shares with the
         trial that was trained in its place; `end` is to follow."""
-        with _errors_named(self._database):
-            self._storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome))
-        if outcome.reused_from:
+        if outcome.reused_from:  # before the outcome, which is read with it
             for epoch, value in curve.items():
                 self.report(trial_id, epoch, value)
+        with _errors_named(self._database):
+            self._storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome))
 
     def end(
         self,
@@ -243,9 +184,35 @@ def all_records(database: Path) -> list[Record]:
     return records
 
 
+def check_file(database: Path) -> None:
+    """Raise unless the file is a whole SQLite database with nothing in it but Optuna's tables.
+
+    Nothing is written to it.
+
+    Raises:
+        RecordError: It is not, or cannot be read.
+    """
+    place = f"file:{quote(str(database.resolve()))}?mode=ro"
+    try:
+        with closing(sqlite3.connect(place, timeout=_LOCK_SECONDS, uri=True)) as connection:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            objects = connection.execute("SELECT type, name FROM sqlite_master").fetchall()
+            columns = {row[1] for row in connection.execute("PRAGMA table_info(studies)")}
+    except sqlite3.Error as error:
+        raise named_error(database, error) from error
+    if verdict != "ok":
+        raise damaged_error(database, verdict)
+    if objects and not {"study_id", "study_name"} <= columns:
+        raise damaged_error(database, f"it has a {' '.join(objects[0])!r}, but no studies")
+    for kind, name in objects:
+        if kind not in ("table", "index"):  # such as a trigger, which would write at our writes
+            raise damaged_error(database, f"it has a {kind}, {name!r}, which none of ours has")
+
+
 def outcome_of(trial: FrozenTrial) -> Outcome:
-    """How a finished trial ended."""
-    return Outcome(**trial.user_attrs["outcome"])
+    """How a finished trial ended; what other versions wrote of it beside is left out."""
+    known = {field.name for field in fields(Outcome)}
+    return Outcome(**{k: v for k, v in trial.user_attrs["outcome"].items() if k in known})
 
 
 def _names(storage: optuna.storages.RDBStorage) -> list[str]:
@@ -276,18 +243,33 @@ def _errors_named(database: Path) -> Iterator[None]:
     """Say what keeps SQLite from its work, instead of a traceback through three libraries."""
     try:
         yield
-    except (optuna.exceptions.StorageInternalError, OperationalError) as error:
+    except (optuna.exceptions.StorageInternalError, DatabaseError) as error:
         source = error.__cause__ if isinstance(error, optuna.exceptions.OptunaError) else error
         cause = getattr(source, "orig", None)
-        if not isinstance(cause, sqlite3.OperationalError):
-            raise
-        kept = "What is finished is kept, and the same command goes on."
-        if "locked" in str(cause):
-            raise RecordError(
-                f"Another process has kept {database} locked for {_LOCK_SECONDS:g} s. End it "
-                f"(`fuser {database}` names it), or wait for it. {kept}"
-            ) from error
-        raise RecordError(
-            f"{database} cannot be written or read: {cause}. Put that right, such as by "
-            f"making room. {kept}"
-        ) from error
+        if type(cause) is sqlite3.OperationalError or type(cause) is sqlite3.DatabaseError:
+            raise named_error(database, cause) from error
+        raise
+
+
+def named_error(database: Path, cause: sqlite3.Error) -> RecordError:
+    """What is to be said of an error of SQLite's."""
+    kept = "What is finished is kept, and the same command goes on."
+    if not isinstance(cause, sqlite3.OperationalError) or "no such" in str(cause):
+        return damaged_error(database, str(cause))
+    if "locked" in str(cause):
+        return RecordError(
+            f"Another process has kept {database} locked for {_LOCK_SECONDS:g} s. End it "
+            f"(`fuser {database}` names it), or wait for it. {kept}"
+        )
+    return RecordError(
+        f"{database} cannot be written or read: {cause}. Put that right, such as by making room. "
+        f"{kept}"
+    )
+
+
+def damaged_error(database: Path, problem: str) -> RecordError:
+    """What is to be said of a database that holds what was never written to it here."""
+    return RecordError(
+        f"{database} is damaged, or another program's: {printable(problem, 400)}. Restore it from "
+        "a copy, or choose another --run-dir."
+    )

@@ -34,6 +34,7 @@ def trials_frame(trials: Iterable[FrozenTrial], value: str | None = "reward") ->
         attributes = dict(trial.user_attrs)
         outcome = attributes.pop("outcome", {})
         choices = attributes.pop("choices", {})
+        attributes.pop("half_batch", None)  # what was asked for; the outcome knows what was done
         del attributes["architecture"]
         rows.append(
             {
@@ -46,6 +47,7 @@ def trials_frame(trials: Iterable[FrozenTrial], value: str | None = "reward") ->
                 "seconds": outcome.get("seconds"),
                 "reason": outcome.get("reason", ""),
                 "reused_from": outcome.get("reused_from", ""),
+                "half_batch": outcome.get("half_batch", False),
                 "stopped_after": outcome["epochs"] if outcome.get("reason") == "pruned" else None,
                 **attributes,
                 **choices,

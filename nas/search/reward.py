@@ -8,6 +8,9 @@ from nas.cli import UserError
 DEFAULT_W = -0.07
 """Doubling the cost must buy 5 % relative accuracy."""
 
+_LEAST_W = -10.0
+"""A thousandth of the reward for twice the cost; far below, rewards have no finite value."""
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -23,9 +26,10 @@ class Reward:
     def __post_init__(self) -> None:
         if not 0 < self.target < math.inf:
             raise UserError(f"T of the reward must be positive, but got {self.target:g}.")
-        if not -math.inf < self.w <= 0:
+        if not _LEAST_W <= self.w <= 0:
             raise UserError(
-                f"`--w` must be 0 or negative, or the search pays for cost; got {self.w:g}."
+                f"`--w` must be 0 or negative, or the search pays for cost, and at least "
+                f"{_LEAST_W:g}; got {self.w:g}."
             )
 
     def __call__(self, accuracy: float, cost: float) -> float:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from nas.cli import command_line, format_duration
+from nas.cli import UserError, command_line, format_duration
 from nas.untrusted import csv_text
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
-    from nas.search.record import RunFolder
+    from nas.folder import RunFolder
     from nas.search.task import Task
     from nas.search.workers import Workers
 
@@ -66,6 +66,7 @@ def run_session(
     conclude: Callable[[PlanT, "RunFolder", Trained, list[str]], None],
     save: Callable[[PlanT, "RunFolder"], None] = save_trials,
     interrupted: Callable[[PlanT, "RunFolder", list[str]], None] = lambda *_: None,
+    base: Callable[[PlanT], AnyNetwork | None] = lambda _: None,
 ) -> int:
     """Run a command in its run folder, from where an earlier process stopped; the exit status.
 
@@ -77,20 +78,25 @@ def run_session(
         conclude: Writes and prints what came out, with the plan's lines for the report.
         save: Writes the tables of the record as it stands, also when `train` raises.
         interrupted: Writes and prints what the trials so far say, at Ctrl-C.
+        base: The network that is scaled, if one is.
 
     Raises:
-        ValueError: The settings cannot be used, or the folder was started under other conditions.
+        ValueError: The settings cannot be used, the folder was started under other conditions, or
+            its record is damaged.
         KeyboardInterrupt: Everything is saved, and the way to go on printed.
     """
-    from nas.search.record import RunFolder
+    from nas.folder import RunFolder
+    from nas.search.audit import check_record
 
     flags: Any = settings
     if flags.dry_run:
         _show(prepare(settings))
         return 0
-    with RunFolder(flags.run_dir) as folder:  # before the images: a busy folder ends it here
+    # Before the images: a busy folder ends it here.
+    with RunFolder(flags.run_dir, module) as folder:
         plan = prepare(settings)
         lines = _show(plan)
+        check_record(folder.database, base(plan))
         folder.bind({"command": module, **plan.conditions}, asdict(flags))
         if plan.task.skipped:
             folder.write("skipped.txt", "\n".join(plan.task.skipped) + "\n")
@@ -101,16 +107,29 @@ def run_session(
             print(f"\n^C      saved. Resume with: {command_line(module, settings)}")
             raise
         finally:
-            _save(save, plan, folder)
+            _save(save, plan, folder, lines)
         conclude(plan, folder, trained, lines)
     return 0
 
 
-def _save(save: Callable[[PlanT, "RunFolder"], None], plan: PlanT, folder: "RunFolder") -> None:
-    """Save; where that fails after another error, that one is what the user has to know."""
+def _save(
+    save: Callable[[PlanT, "RunFolder"], None], plan: PlanT, folder: "RunFolder", lines: list[str]
+) -> None:
+    """Save, and say what failed; where saving fails after another error, that one is what the user
+    has to know."""
+    from nas.search.failures import save_failures
+
     ended = sys.exc_info()[1]
     try:
+        if not folder.database.exists():  # SQLite writes on, to a file that has no name any more
+            raise UserError(
+                f"{folder.database} was deleted while the command ran, and its trials with it. "
+                "The same command starts again."
+            )
         save(plan, folder)
+        for line in save_failures(folder):
+            print(line, flush=True)
+            lines.append(line)
     except (OSError, ValueError):
         if ended is None:
             raise

@@ -5,7 +5,7 @@ slot lives through as many attempts (trials of the record) as crashes make neces
 is derived from the record, so a killed study goes on as if it had never stopped.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from statistics import median
@@ -20,14 +20,10 @@ from nas.search.front import front
 from nas.search.halving import Halving, Race
 from nas.search.objective import Objective
 from nas.search.record import Record, outcome_of
+from nas.search.retries import Retries, retries_after
 from nas.search.trial import Job, MeasurementKey, Proposal, Proposer, Result
 from search_spaces.cost import count
 
-LOST = ("orphaned", "worker-lost")
-MAX_RETRIES = 2
-"""How often a slot is queued again after its process died; Ctrl-C is not counted."""
-MAX_MEMORY_RETRIES = 1
-"""How often after its process was killed for want of memory."""
 MAX_FAILURES_IN_A_ROW = 5
 
 
@@ -35,7 +31,7 @@ class _Queued(NamedTuple):
     """An attempt to be made."""
 
     slot: int
-    attempt: int
+    retries: Retries
     proposal: Proposal
     cost: float
 
@@ -191,25 +187,25 @@ class Study:
         elif self._next_slot < self.num_trials:
             proposal = self._proposer.propose(self._next_slot)
             cost = float(self.objective.metric(proposal.architecture))
-            queued = _Queued(self._next_slot, 0, proposal, cost)
+            queued = _Queued(self._next_slot, Retries(), proposal, cost)
             self._next_slot += 1
         else:
             return None
-        slot, attempt, proposal, cost = queued
+        slot, retries, proposal, cost = queued
         trial_id, number = self._record.begin(
             proposal.params,
             proposal.distributions,
-            attributes_of(slot, attempt, proposal, cost),
+            attributes_of(slot, retries, proposal, cost),
             self._proposer.state(slot),
         )
         return self._job(queued, trial_id, number)
 
     def _job(self, queued: _Queued, trial_id: int, number: int) -> Job:
-        slot, attempt, proposal, cost = queued
+        slot, retries, proposal, cost = queued
         epochs = proposal.epochs
         return Job(
             slot=slot,
-            attempt=attempt,
+            retries=retries,
             trial_id=trial_id,
             number=number,
             proposal=proposal,
@@ -240,8 +236,8 @@ class Study:
         self._record.conclude(job.trial_id, outcome, curve)
         if self._race is not None and outcome.accuracy is None:
             self._race.forget(job.slot)
-        if _is_open(job, outcome):
-            self._queue_again(job, outcome)
+        if (retries := job.retries.after(outcome)) is not None:
+            self._queue_again(job, retries)
             self._record.end(job.trial_id, None, outcome, {})
             return None
         result = self._result(job, outcome, curve)
@@ -250,9 +246,8 @@ class Study:
         self._record.end(job.trial_id, result.values, outcome, self._proposer.state(job.slot))
         return result
 
-    def _queue_again(self, job: Job, outcome: Outcome) -> None:
-        attempt = job.attempt + (outcome.reason != "interrupted")
-        self._queue.append(_Queued(job.slot, attempt, job.proposal, job.cost))
+    def _queue_again(self, job: Job, retries: Retries) -> None:
+        self._queue.append(_Queued(job.slot, retries, job.proposal, job.cost))
 
     def _result(self, job: Job, outcome: Outcome, curve: Mapping[int, float]) -> Result:
         cost = count(job.proposal.architecture)
@@ -280,15 +275,18 @@ class Study:
 
     def _restore(self) -> int:
         """Read the record; the number of slots that were proposed already."""
-        last = {trial.user_attrs["slot"]: trial for trial in self._record.trials()}
-        for slot in sorted(last):
-            self._restore_slot(last[slot])
-        return len(last)
+        attempts: defaultdict[int, list[FrozenTrial]] = defaultdict(list)
+        for trial in self._record.trials():
+            attempts[trial.user_attrs["slot"]].append(trial)
+        for slot in sorted(attempts):
+            *before, last = attempts[slot]
+            self._restore_slot(last, retries_after(map(outcome_of, before)))
+        return len(attempts)
 
-    def _restore_slot(self, trial: FrozenTrial) -> None:
+    def _restore_slot(self, trial: FrozenTrial, retries: Retries) -> None:
         proposal, attributes = proposal_of(trial), trial.user_attrs
         slot = attributes["slot"]
-        queued = _Queued(slot, attributes["attempt"], proposal, cost_of(trial))
+        queued = _Queued(slot, retries, proposal, cost_of(trial))
         job = self._job(queued, trial._trial_id, trial.number)
         ended = "outcome" in attributes
         orphaned = Outcome(reason="orphaned", detail="The process that ran it died.")
@@ -300,19 +298,14 @@ class Study:
             proposal = self._proposer.restore(slot, proposal, trial.system_attrs, None)
             self._end_job(replace(job, proposal=proposal), outcome, curve)
             return
-        result = None if _is_open(job, outcome) else self._result(job, outcome, curve)
+        more = retries.after(outcome)
+        result = None if more is not None else self._result(job, outcome, curve)
         proposal = self._proposer.restore(slot, proposal, trial.system_attrs, result)
         job = replace(job, proposal=proposal)
-        if result is None:
-            self._queue_again(job, outcome)
-        else:
+        if more is not None:
+            self._queue_again(job, more)
+        elif result is not None:
             self._finish(replace(result, job=job))
-
-
-def _is_open(job: Job, outcome: Outcome) -> bool:
-    """Whether a slot has to be measured again: the attempt came to no end of its own."""
-    retries = MAX_RETRIES if outcome.reason in LOST else MAX_MEMORY_RETRIES * outcome.killed
-    return job.attempt < retries or outcome.reason == "interrupted"
 
 
 def _reused(outcome: Outcome, source: str) -> Outcome:

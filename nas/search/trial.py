@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from optuna.distributions import BaseDistribution
 
 from nas.search.evaluate import Outcome
+from nas.search.retries import Retries
 from search_spaces.builder import AnyNetwork
 
 MeasurementKey = tuple[str, int, int]
@@ -36,7 +37,6 @@ class Job:
     """One attempt at one slot, as handed to a worker."""
 
     slot: int
-    attempt: int
     trial_id: int
     number: int
     """Number of the trial in the record."""
@@ -45,6 +45,13 @@ class Job:
     """Of the network, by the objective's metric."""
     rungs: tuple[int, ...]
     """Epochs after which a worker reports; the last are all that the proposal asks for."""
+    retries: Retries = field(default_factory=Retries)
+    """Attempts before this one."""
+
+    @property
+    def attempt(self) -> int:
+        """0 for the first."""
+        return self.retries.number
 
 
 @dataclass(frozen=True, kw_only=True)

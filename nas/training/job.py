@@ -12,6 +12,7 @@ import torch
 from nas.cli import UserError, format_duration, format_number
 from nas.cores import num_cores
 from nas.data.dataset import ImageData, Split
+from nas.folder import RunFolder
 from nas.training import checkpoint
 from nas.training.pace import Pace, measure_pace
 from nas.training.parts import build_network
@@ -20,7 +21,7 @@ from nas.training.score import NORM_IMAGES, accuracy
 from nas.training.trainer import Trainer
 from search_spaces.builder import AnyNetwork, BuiltNetwork
 from search_spaces.cost import count
-from search_spaces.files import atomic_write, differences
+from search_spaces.files import differences
 from search_spaces.network import AnyModule
 from search_spaces.weights import load_weights, read_weights
 
@@ -31,8 +32,6 @@ HISTORY = "history.csv"
 class Job:
     """All that a training needs, made definite."""
 
-    out: Path
-    """Its folder."""
     architecture: AnyNetwork
     """With the data's number of classes."""
     data: ImageData
@@ -84,8 +83,8 @@ class Trained(NamedTuple):
     """One row an epoch, as in history.csv."""
 
 
-def train(job: Job) -> Trained:
-    """Train from the newest checkpoint, or from the start, to the end.
+def train(job: Job, folder: RunFolder) -> Trained:
+    """Train from the folder's newest checkpoint, or from the start, to the end.
 
     Raises:
         UserError: The folder holds a training under other conditions.
@@ -93,8 +92,11 @@ def train(job: Job) -> Trained:
         DivergedError: A loss is no finite number.
     """
     epochs, validation = job.recipe.epochs, job.data.validation
-    saved = _load_checkpoint(job)
+    saved = _load_checkpoint(job, folder.path)
     finished = saved["trainer"]["epoch"] if saved else 0
+    folder.start()
+    if job.data.skipped:
+        folder.write("skipped.txt", "\n".join(job.data.skipped) + "\n")
     network = job.network()
     threads = _set_threads(job, saved, finished)
     trainer = Trainer(
@@ -109,6 +111,7 @@ def train(job: Job) -> Trained:
     if saved:
         trainer.load_state(saved["trainer"])
         history = saved["history"]
+        _write_history(folder, history)
     spent: list[float] = []
     while trainer.epoch < epochs:
         start = time.monotonic()
@@ -118,8 +121,8 @@ def train(job: Job) -> Trained:
         spent.append(time.monotonic() - start)
         history.append({**row, "seconds": round(spent[-1], 3)})
         state = {"conditions": job.conditions, "threads": threads, "history": history}
-        checkpoint.save(job.out, {**state, "trainer": trainer.state()})
-        atomic_write(job.out / HISTORY, pd.DataFrame(history).to_csv(index=False))
+        checkpoint.save(folder.path, {**state, "trainer": trainer.state()})
+        _write_history(folder, history)
         left = sum(spent) / len(spent) * (epochs - trainer.epoch)
         print(_epoch_line(history, epochs, left), flush=True)
     return Trained(trainer.evaluable(), history)
@@ -145,8 +148,8 @@ def show_plan(job: Job, pace: Pace, finished: int = 0) -> None:
     )
 
 
-def refuse_changes(job: Job, old: Mapping[str, Any]) -> None:
-    """Raise unless `old` are the conditions of this training.
+def refuse_changes(job: Job, old: Mapping[str, Any], folder: Path) -> None:
+    """Raise unless `old`, which a folder says of itself, are the conditions of this training.
 
     Raises:
         UserError: They differ; the message names how.
@@ -154,22 +157,24 @@ def refuse_changes(job: Job, old: Mapping[str, Any]) -> None:
     changes = differences(old, job.conditions)
     if changes:
         raise UserError(
-            f"{job.out} holds a training with other settings: {'; '.join(changes)}. "
+            f"{folder} holds a training with other settings: {'; '.join(changes)}. "
             "Restore them, or choose another --out."
         )
 
 
-def _load_checkpoint(job: Job) -> dict[str, Any] | None:
-    loaded = checkpoint.load(job.out)
+def _load_checkpoint(job: Job, folder: Path) -> dict[str, Any] | None:
+    loaded = checkpoint.load(folder)
     for name in loaded.damaged:
-        print(f"WARNING {job.out / name} is damaged and was not used")
+        print(f"WARNING {folder / name} is damaged and was not used")
     if loaded.state is None:
         return None
-    refuse_changes(job, loaded.state["conditions"])
-    print(
-        f"resume  {job.out} after epoch {loaded.state['trainer']['epoch']} of {job.recipe.epochs}"
-    )
+    refuse_changes(job, loaded.state["conditions"], folder)
+    print(f"resume  {folder} after epoch {loaded.state['trainer']['epoch']} of {job.recipe.epochs}")
     return loaded.state
+
+
+def _write_history(folder: RunFolder, history: list[dict[str, Any]]) -> None:
+    folder.write(HISTORY, pd.DataFrame(history).to_csv(index=False))
 
 
 def _set_threads(job: Job, saved: dict[str, Any] | None, finished: int) -> int:

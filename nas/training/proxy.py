@@ -1,11 +1,8 @@
 """The evaluator that trains: a short training of each candidate on the user's own images."""
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
 
 from nas.data.dataset import ImageData, Split
 from nas.training.augment import at_resolution
@@ -17,8 +14,6 @@ from search_spaces.builder import AnyNetwork
 
 _KEPT = 2
 """Resolutions whose resized images are kept; a search has one, a grid a few in turn."""
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +50,7 @@ class ProxyTraining:
 
         Raises:
             DivergedError: The loss, or a logit, is no finite number.
-            torch.OutOfMemoryError: On a GPU, with half the batch too.
+            torch.OutOfMemoryError: The GPU's memory does not suffice.
         """
         (final,) = self.stages(architecture, epochs=epochs, seed=seed, rungs=(epochs,))
         return final
@@ -66,24 +61,24 @@ class ProxyTraining:
         """Accuracies at `rungs` of the one training of `epochs` that a call makes.
 
         The rate falls over all of `epochs`, whoever stops listening earlier. Raises as a call
-        does; a GPU whose memory fails after the first rung is not tried with half the batch,
-        which would be another training than the one that was reported.
+        does.
         """
+        training, validation = self._splits(architecture.resolution)
+        device = choose_device(self.device)
+        network = build_network(architecture, seed)
+        trainer = Trainer(network, training, self.recipe(epochs), seed=seed, device=device)
+        for rung in rungs:
+            trainer.run_until(rung)
+            yield accuracy(
+                trainer.evaluable(), validation, resolution=architecture.resolution, device=device
+            )
 
-        def train(batch_size: int) -> Iterator[float]:
-            training, validation = self._splits(architecture.resolution)
-            device = choose_device(self.device)
-            recipe = self.recipe(epochs, batch_size=batch_size)
-            network = build_network(architecture, seed)
-            trainer = Trainer(network, training, recipe, seed=seed, device=device)
-            resolution = architecture.resolution
-            for rung in rungs:
-                trainer.run_until(rung)
-                yield accuracy(
-                    trainer.evaluable(), validation, resolution=resolution, device=device
-                )
-
-        return halve_if_out_of_memory(train, self.recipe(epochs).batch(len(self.data.train)))
+    def at_half_batch(self) -> "ProxyTraining":
+        """The same with half as many images a step, at least the two of batch norm."""
+        half = max(2, self.recipe(1).batch(len(self.data.train)) // 2)
+        smaller = replace(self, batch_size=half)
+        smaller._resized.update(self._resized)
+        return smaller
 
     @property
     def validation(self) -> Split:
@@ -91,11 +86,11 @@ class ProxyTraining:
         assert self.data.search_validation is not None
         return self.data.search_validation
 
-    def recipe(self, epochs: int, *, batch_size: int | None = None) -> Recipe:
+    def recipe(self, epochs: int) -> Recipe:
         """The recipe of a trial, `Recipe.proxy` with this evaluator's settings."""
         return Recipe.proxy(
             epochs,
-            batch_size=batch_size or self.batch_size,
+            batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             flip=mirrors(self.data) if self.flip is None else self.flip,
         )
@@ -126,24 +121,3 @@ class ProxyTraining:
 def mirrors(data: ImageData) -> bool:
     """Whether mirrored images are still of their class, as far as the data's name tells."""
     return data.name != "digits"
-
-
-def halve_if_out_of_memory(
-    train: Callable[[int], Iterator[float]], batch_size: int
-) -> Iterator[float]:
-    """What ``train(batch_size)`` yields; if a GPU's memory does not suffice for the first of it,
-    what it yields with half of the batch."""
-    first = True
-    try:
-        for value in train(batch_size):
-            first = False
-            yield value
-        return
-    except torch.OutOfMemoryError:
-        if not first:
-            raise
-        half = max(2, batch_size // 2)
-        _logger.warning("out of GPU memory with %d images a step; trying %d", batch_size, half)
-    # Outside of `except`, whose traceback would keep the failed training's tensors alive.
-    torch.cuda.empty_cache()
-    yield from train(half)

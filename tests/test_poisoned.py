@@ -1,0 +1,440 @@
+"""A `study.db` that is damaged, or was made to do harm, ends a command in one line that names it:
+no code of its is run, and nothing is overwritten."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nas import run
+from nas.cli import UserError
+from nas.search.attributes import known_measurements
+from nas.search.audit import check_record
+from nas.search.halving import Halving
+from nas.search.record import RecordError, all_records
+from nas.search.report import trials_frame
+from scaling_search import grid
+from search_spaces.architecture import Architecture
+from search_spaces.builder import BuiltNetwork
+from tests.searching import (
+    HALVING,
+    MediumSpace,
+    SmallSpace,
+    accuracy,
+    drive,
+    network,
+    sampled_study,
+)
+from tests.test_fuzz import bytes_of, changed
+
+FLAGS = [
+    *("--evaluator", "tests.searching:accuracy", "--space", "tests.searching:small_space"),
+    *("--strategy", "nsga2", "--trials", "4", "--finalists", "0", "--epochs", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that is done."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run.main([*FLAGS, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, for a test to spoil."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def _execute(database: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def _set(database: Path, key: str, value: Any, trial: int = 1) -> None:
+    """Give a trial another attribute."""
+    _execute(
+        database,
+        f"DELETE FROM trial_user_attributes WHERE trial_id = {trial} AND key = '{key}'",
+    )
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        row = (trial, key, value if isinstance(value, bytes) else json.dumps(value))
+        insert = "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)"
+        connection.execute(insert, row)
+
+
+def _attributes(database: Path, trial: int = 1) -> dict[str, Any]:
+    with closing(sqlite3.connect(database)) as connection:
+        query = "SELECT key, value_json FROM trial_user_attributes WHERE trial_id = ?"
+        return {key: json.loads(value) for key, value in connection.execute(query, (trial,))}
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Of all files but those that SQLite keeps beside a database that is open."""
+    passing = (".lock", "study.db-wal", "study.db-shm")
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name not in passing
+    }
+
+
+def _assert_refused(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    message: str,
+    command: Callable[[list[str]], int] = run.main,
+    flags: list[str] = FLAGS,
+) -> None:
+    before = _contents(folder)
+    capsys.readouterr()
+    assert command([*flags, "--run-dir", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {folder / 'study.db'} is damaged, or another program's: ")
+    assert message in error
+    assert error.endswith("Restore it from a copy, or choose another --run-dir.\n")
+    assert error.count("\n") == 1
+    assert len(error) < 1000
+    assert _contents(folder) == before
+
+
+def _assert_no_record(folder: Path, message: str) -> None:
+    """The same, of what commands do first of all."""
+    before = _contents(folder)
+    with pytest.raises(RecordError, match=r"^.*study\.db is damaged") as raised:
+        check_record(folder / "study.db")
+    assert message in str(raised.value)
+    assert len(str(raised.value)) < 1000
+    assert _contents(folder) == before
+
+
+# The file
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"garbage " * 1000, "file is not a database"),
+        (b"\x80\x04\x95cposix\nsystem\n(S'touch pwned'\ntR.", "file is not a database"),
+        (b"SQLite format 3\0" + b"\xff" * 4096, "file is not a database"),
+    ],
+)
+def test_a_file_that_is_no_database(
+    content: bytes, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "study.db").write_bytes(content)
+    _assert_refused(folder, capsys, message)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_database_that_was_cut(
+    share: float, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (folder / "study.db").read_bytes()
+    (folder / "study.db").write_bytes(content[: int(share * len(content))])
+    _assert_refused(folder, capsys, "malformed")
+
+
+def test_a_database_of_which_a_page_is_gone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray((folder / "study.db").read_bytes())
+    content[3 * 4096 : 4 * 4096] = bytes(4096)
+    (folder / "study.db").write_bytes(content)
+    _assert_refused(folder, capsys, "")
+
+
+def test_a_database_without_a_table_goes_on(folder: Path) -> None:
+    """As a process leaves it that was killed at its first step."""
+    (folder / "study.db").write_bytes(b"")
+    assert run.main([*FLAGS, "--run-dir", str(folder)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("CREATE TABLE bookmarks (url TEXT)", "it has a 'table bookmarks', but no studies"),
+        ("CREATE TABLE studies (teacher TEXT)", "it has a 'table studies', but no studies"),
+    ],
+)
+def test_a_database_of_another_program(
+    statement: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "study.db").unlink()
+    _execute(folder / "study.db", statement)
+    _assert_refused(folder, capsys, message)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (
+            "CREATE TRIGGER t AFTER INSERT ON trials BEGIN DELETE FROM trials; END",
+            "it has a trigger, 't'",
+        ),
+        ("CREATE VIEW v AS SELECT * FROM trials", "it has a view, 'v'"),
+        ("ALTER TABLE trials DROP COLUMN state", "no such column: trials.state"),
+        ("UPDATE alembic_version SET version_num = 'v9.0.0'", "RuntimeError: The runtime optuna"),
+        ("UPDATE trials SET state = 'ASLEEP'", "'ASLEEP' is not among the defined enum values"),
+        (f"UPDATE studies SET study_name = '{'x' * 10_000}'", "a name of 10,000 characters"),
+        ("UPDATE trial_user_attributes SET value_json = '{'", "JSONDecodeError"),
+        ("UPDATE trial_user_attributes SET value_json = x'80049563'", "study 'search'"),
+        ("UPDATE trial_params SET distribution_json = '{}'", "study 'search'"),
+        ("UPDATE trial_params SET param_value = 99", "study 'search'"),
+        ("DELETE FROM trial_user_attributes", "trial 0 of study 'search': slot: Field required"),
+        ("UPDATE trials SET state = 'WAITING'", "its state is WAITING"),
+        ("UPDATE trials SET state = 'PRUNED'", "its state is PRUNED"),
+        ("UPDATE trials SET state = 'FAIL'", "its state is FAIL"),
+        ("DELETE FROM trial_values", "its values "),
+        ("UPDATE trial_values SET value = 'much'", "study 'search'"),
+        (
+            "UPDATE trial_values SET value = NULL, value_type = 'INF_POS'",
+            "its values [inf]",
+        ),
+        (
+            "UPDATE trial_system_attributes SET value_json = '\"x\"'",
+            "OrderedNSGAIISampler:generation is 'x'",
+        ),
+    ],
+)
+def test_a_database_with_other_content(statement: str, message: str, folder: Path) -> None:
+    _execute(folder / "study.db", statement)
+    _assert_no_record(folder, message)
+
+
+def test_a_study_with_other_objectives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _execute(folder / "study.db", "UPDATE study_directions SET direction = 'MINIMIZE'")
+    assert run.main([*FLAGS, "--run-dir", str(folder)]) == 2
+    assert "its study 'search' has other objectives. Restore it" in capsys.readouterr().err
+
+
+# The trials
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("slot", 7, "no trial is of slot 0, but one of slot 7"),
+        ("slot", 10**30, "slot"),
+        ("slot", -1, "slot: "),
+        ("slot", "0", "slot: "),
+        ("slot", True, "slot: "),
+        ("slot", 1, "no trial is of slot 0, but one of slot 3"),
+        ("attempt", None, "attempt: "),
+        ("epochs", 0, "epochs: "),
+        ("seed", [], "seed: "),
+        ("cost", float("nan"), "cost: "),
+        ("digest", "000000000000", "its digest is '000000000000', its network's "),
+        ("architecture", 1, "architecture: "),
+        ("architecture", "{}", "architecture: "),
+        ("architecture", "[" * 100_000, "architecture: "),
+        ("architecture", "x" * 10**7, "architecture: "),
+        ("choices", [["width", 8]], "choices: "),
+        ("choices", {"width": {}}, "choices.width"),
+        ("x" * 10_000, 1, "an attribute's name is too long"),
+        ("label", "x" * 10**7, "an attribute is too long"),
+        ("outcome", None, "its reason None"),
+        ("outcome", {"accuracy": float("nan")}, "its accuracy is nan"),
+        ("outcome", {"accuracy": float("inf")}, "its accuracy is inf"),
+        ("outcome", {"accuracy": 1.5}, "its accuracy is 1.5"),
+        ("outcome", {"accuracy": "1"}, "outcome.accuracy: "),
+        ("outcome", {"accuracy": None}, "its accuracy is None with reason ''"),
+        ("outcome", {"accuracy": 0.5, "reason": "nan"}, "its accuracy is 0.5 with reason 'nan'"),
+        ("outcome", {"accuracy": 0.5, "reason": "tired"}, "outcome.reason: "),
+        ("outcome", {"accuracy": 0.5, "seconds": float("nan")}, "it took nan s"),
+        ("outcome", {"accuracy": 0.5, "epochs": 1e9}, "outcome.epochs: "),
+        ("outcome", b"\x80\x04\x95", "study 'search'"),
+    ],
+)
+def test_a_trial_with_other_fields(key: str, value: Any, message: str, folder: Path) -> None:
+    _set(folder / "study.db", key, value)
+    _assert_no_record(folder, message)
+
+
+def test_a_poisoned_trial_ends_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = {"accuracy": 0.5, "reason": "\x1b[2J<img onerror=x>"}
+    _set(folder / "study.db", "outcome", outcome)
+    _assert_refused(folder, capsys, "trial 0 of study 'search': outcome.reason: ")
+
+
+def test_two_trials_that_ended_in_one_slot(folder: Path) -> None:
+    _set(folder / "study.db", "slot", 2, trial=4)
+    _assert_no_record(folder, "slot 2 has a trial after 2, which is COMPLETE")
+
+
+def test_choices_outside_of_the_space(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What may be chosen the space knows, so this is found where the trial is restored."""
+    _set(folder / "study.db", "choices", {"width": 17, "kernel": 3})
+    assert run.main([*FLAGS, "--run-dir", str(folder)]) == 2
+    message = "now reads the choices of trial 0 as another network, or has no such choices."
+    assert message in capsys.readouterr().err
+
+
+def test_a_record_runs_no_code_that_the_command_does_not_name(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A network of a builder is its module called; asking for its digest calls it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil_builder.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w').close()")
+    evil = BuiltNetwork(name="evil", reference="evil_builder:build", resolution=8)
+    _set(folder / "study.db", "architecture", evil.to_json())
+    message = "its network is made by evil_builder:build, which the command does not name"
+    _assert_refused(folder, capsys, message)
+    with pytest.raises(RecordError, match=message):
+        check_record(folder / "study.db", base=network(8))
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.slow
+def test_the_record_of_the_builder_that_the_command_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--baseline", "tests.builders:plain@16", "--evaluator", "tests.searching:accuracy"]
+    flags += ["--candidates", "3", "--seeds", "2", "--full", "--epochs", "1"]
+    for _ in range(2):
+        assert grid.main([*flags, "--run-dir", str(tmp_path)]) == 0
+    builder = BuiltNetwork(name="other", reference="tests.builders:other", resolution=16)
+    _set(tmp_path / "study.db", "architecture", builder.to_json())
+    message = "its network is made by tests.builders:other"
+    _assert_refused(tmp_path, capsys, message, grid.main, flags)
+
+
+def test_a_list_whose_trials_are_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials of a grid that are whole, but of networks that it has not."""
+    flags = ["--baseline", "efficientnet-b0", "--evaluator", "tests.searching:accuracy"]
+    flags += ["--candidates", "3", "--seeds", "2", "--full", "--epochs", "1"]
+    assert grid.main([*flags, "--run-dir", str(tmp_path)]) == 0
+    _set(tmp_path / "study.db", "architecture", network(8).to_json())
+    _set(tmp_path / "study.db", "digest", network(8).digest)
+    capsys.readouterr()
+    assert grid.main([*flags, "--run-dir", str(tmp_path)]) == 2
+    assert (
+        "Trial 0 of the record is of w8k3, which is not what was to be" in capsys.readouterr().err
+    )
+
+
+# Anything
+
+
+@pytest.mark.parametrize("halving", [None, HALVING])
+def test_nothing_that_we_wrote_is_refused(tmp_path: Path, halving: Halving | None) -> None:
+    """Killed in a trial, after its reports, gone on with, failed, reused: six networks for sixteen
+    trials."""
+
+    def failing(architecture: Architecture, *, epochs: int, seed: int) -> float:
+        if architecture.stages[0].width == 24:
+            raise ValueError("the user's own mistake")
+        return accuracy(architecture, epochs=epochs, seed=seed)
+
+    for stop, reports in ((0, 0), (2, 1), (1, 1), (None, 0)):
+        study = sampled_study(
+            tmp_path / "study.db", 16, space=SmallSpace(), epochs=4, halving=halving
+        )
+        drive(study, failing, stop=stop, reports=0 if halving is None else reports)
+        states = {trial.state.name for trial in study._record.trials()}
+        study._record.close()
+        check_record(tmp_path / "study.db")
+    assert states == {"COMPLETE", "FAIL", *([] if halving is None else ["PRUNED"])}
+
+
+def _go_on(database: Path, **options: Any) -> None:
+    """What commands do with a record; whatever it holds, only our own errors come out."""
+    with contextlib.suppress(UserError):
+        check_record(database)
+        known_measurements(database)
+        study = sampled_study(database, 5, strategy="nsga2", space=MediumSpace(), **options)
+        try:
+            drive(study, accuracy)
+        finally:
+            study._record.close()
+        for record in all_records(database):
+            trials_frame(record.trials(), "value")
+            record.close()
+
+
+@pytest.fixture(scope="module", params=[{}, {"epochs": 4, "halving": HALVING}])
+def record(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A record of four trials, and what its study is made with."""
+    database = tmp_path_factory.mktemp("record") / "study.db"
+    study = sampled_study(database, 4, strategy="nsga2", space=MediumSpace(), **request.param)
+    drive(study)
+    study._record.close()
+    return database, request.param
+
+
+runs = pytest.mark.parametrize("examples", [15, pytest.param(100, marks=pytest.mark.slow)])
+
+
+def _fuzz(examples: int, strategy: st.SearchStrategy[Any], read: Callable[[Any], None]) -> None:
+    limits = settings(
+        max_examples=examples,
+        derandomize=examples < 100,
+        database=None,
+        deadline=None,
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
+    )
+    limits(given(strategy)(read))()
+
+
+@runs
+def test_any_attributes(examples: int, record: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    database, options = record
+    spoilt = tmp_path / "study.db"
+    attributes = _attributes(database)
+
+    def read(changes: tuple[dict[str, Any], str]) -> None:
+        fields, state = changes
+        shutil.copy(database, spoilt)
+        for key in attributes.keys() - fields.keys():
+            where = f"trial_id = 1 AND key = '{key}'"
+            _execute(spoilt, f"DELETE FROM trial_user_attributes WHERE {where}")
+        for key, value in fields.items():
+            if attributes.get(key) != value and "\ud800" not in key:
+                _set(spoilt, key.replace("'", ""), value)
+        _execute(spoilt, f"UPDATE trials SET state = '{state}' WHERE trial_id = 1")
+        _go_on(spoilt, **options)
+
+    states = st.sampled_from(["COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"])
+    dictionaries = changed(attributes).filter(lambda fields: isinstance(fields, dict))
+    _fuzz(examples, st.tuples(dictionaries, states), read)
+
+
+@runs
+def test_any_bytes(examples: int, record: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    database, options = record
+    spoilt = tmp_path / "study.db"
+
+    def read(content: bytes) -> None:
+        for name in ("study.db-wal", "study.db-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        spoilt.write_bytes(content)
+        _go_on(spoilt, **options)
+
+    _fuzz(examples, bytes_of(database.read_bytes()), read)
+
+
+@pytest.mark.parametrize("name", ["", "=cmd|x", "\x1b[2J", "a\u202eb", "../../x", "x" * 199])
+def test_any_name_of_a_study(
+    name: str, finished: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study of another name is one more; the tables of all studies show it escaped."""
+    with closing(sqlite3.connect(folder / "study.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE studies SET study_name = ?", (name,))
+    check_record(folder / "study.db")

@@ -1,0 +1,192 @@
+"""Faults of the disk while `nas.train` works: the same command goes on, to the same weights."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from nas.folder import MANIFEST
+from nas.train import main
+from nas.training import checkpoint
+from tests.models import tiny
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A training of two epochs on a few digits."""
+    root = tmp_path_factory.mktemp("inputs")
+    pixels, labels = load_digits(return_X_y=True)
+    assert isinstance(pixels, np.ndarray)
+    for digit in (0, 1):
+        images = (pixels[labels == digit][:12].reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+        for split, part in (("train", images[:8]), ("val", images[8:])):
+            folder = root / "data" / split / str(digit)
+            folder.mkdir(parents=True)
+            for i, image in enumerate(part):
+                Image.fromarray(image).save(folder / f"{i}.png")
+    (root / "arch.json").write_text(tiny().to_json())
+    flags = ["--arch", str(root / "arch.json"), "--data", str(root / "data"), "--epochs", "2"]
+    return [*flags, "--no-flip", "--threads", "1", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def whole(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert main([*command, "--out", str(out)]) == 0
+    return out
+
+
+def _assert_same(one: Path, other: Path) -> None:
+    for name in ("model.safetensors", "model.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    ours, theirs = (
+        pd.read_csv(out / "history.csv").drop(columns="seconds") for out in (one, other)
+    )
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+@contextmanager
+def _room(flushes: int) -> Iterator[list[int]]:
+    """A disk that is full after so many files and folders were flushed to it; those refused."""
+    fsync, done, refused = os.fsync, 0, []
+
+    def flush(file: int) -> None:
+        nonlocal done
+        done += 1
+        if done > flushes:
+            refused.append(done)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", flush)
+        yield refused
+
+
+@pytest.mark.slow
+def test_row_16_whichever_write_finds_no_room_the_training_goes_on(
+    command: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room, refused = -1, [1]
+    while refused:
+        room += 1
+        out = tmp_path / f"out-{room}"
+        with _room(room) as refused:
+            status = main([*command, "--out", str(out)])
+        error = capsys.readouterr().err
+        if not refused:
+            assert status == 0
+            break
+        assert status == 2
+        assert error.startswith(f"error: {out}")
+        assert "cannot be written or read: No space left on device." in error
+        assert error.count("\n") == 1
+        assert not list(out.glob(".*.tmp"))
+        assert main([*command, "--out", str(out)]) == 0
+        assert capsys.readouterr().err == ""
+        _assert_same(whole, out)
+    assert room > 15
+
+
+@pytest.mark.parametrize("room", [0, 3, 7])
+def test_row_16_a_disk_that_is_full_ends_a_training_which_goes_on(
+    room: int,
+    command: list[str],
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with _room(room) as refused:
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert refused == [room + 1]
+    assert "written or read: No space left on device." in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    _assert_same(whole, tmp_path / "out")
+
+
+def test_row_18_a_training_goes_on_from_the_checkpoint_before_a_torn_one(
+    command: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed after its last checkpoint, which then turns out to be cut."""
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        shutil.copy(whole / name, tmp_path)
+    newest = tmp_path / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"WARNING {newest} is damaged and was not used" in printed
+    assert f"resume  {tmp_path} after epoch 1 of 2" in printed
+    _assert_same(whole, tmp_path)
+
+
+def test_row_18_no_epoch_is_missing_in_the_history(
+    command: list[str], whole: Path, tmp_path: Path
+) -> None:
+    """Killed between the last checkpoint and the history that goes with it."""
+    for name in ("checkpoint.pt", "checkpoint.previous.pt", "history.csv"):
+        shutil.copy(whole / name, tmp_path)
+    lines = (whole / "history.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "history.csv").write_text("".join(lines[:-1]))
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    _assert_same(whole, tmp_path)
+
+
+def test_row_19_a_flipped_bit_in_a_checkpoint_is_found(whole: Path, tmp_path: Path) -> None:
+    """Of a real training, weights and optimizer included: wherever it is."""
+    content = (whole / "checkpoint.pt").read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(len(content), size=40):
+        spoilt = bytearray(content)
+        spoilt[at] ^= 1 << rng.integers(8)
+        (tmp_path / "checkpoint.pt").write_bytes(spoilt)
+        with pytest.raises(checkpoint.CheckpointError, match="holds no whole checkpoint"):
+            checkpoint.load(tmp_path)
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    state = checkpoint.load(tmp_path).state
+    assert state is not None
+    assert state["trainer"]["epoch"] == 2
+
+
+def test_row_29_a_training_of_format_1_goes_on(
+    command: list[str], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That format is a folder without a manifest."""
+    shutil.copy(whole / "checkpoint.previous.pt", tmp_path / "checkpoint.pt")
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"note    {tmp_path} was written in format 1 and goes on in format 2\n" in printed
+    _assert_same(whole, tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert manifest["command"] == "nas.train"
+    assert manifest["files"].keys() == {"history.csv", "model.safetensors", "model.json"}
+
+
+def test_row_29_a_training_of_a_newer_format_is_refused(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / MANIFEST).write_text('{"format": 3, "package": "efficientnet-search 7.0"}')
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"error: {tmp_path} was written in format 3 of efficientnet-search 7.0; this is format 2: "
+        "update, or choose another --out.\n"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
