@@ -96,7 +96,10 @@ def tuned_loop(
     compiled: bool = False,
 ) -> Loop:
     """All of the data as one uint8 tensor on the device, whole batches augmented by one gather,
-    channels-last, a fused optimizer, and never a wait for the device before the last step."""
+    channels-last, a fused optimizer, and never a wait for the device before the last step.
+
+    In one process with ours, it and timm's loop profit from `nas.ram.keep_freed_memory`, too.
+    """
     network = network.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-5, fused=True
@@ -189,10 +192,9 @@ def _crop_and_flip(images: Tensor, chosen: Tensor) -> Tensor:
     rows, columns = last - (last - (pixels + offsets).abs()).abs()
     mirrored = torch.rand(count, 1, device=device) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
-    channels = torch.arange(images.shape[1], device=device)[:, None, None]
-    return images[
-        chosen[:, None, None, None], channels, rows[:, None, :, None], columns[:, None, None]
-    ]
+    places = (rows[:, :, None] * side + columns[:, None, :]).reshape(count, 1, -1)
+    planes = images[chosen].flatten(2)
+    return planes.gather(2, places.expand(-1, images.shape[1], -1)).unflatten(2, (side, side))
 
 
 def _repeated(split: Split, count: int) -> Split:

@@ -1,6 +1,5 @@
 """What trials cost beside their training: bookkeeping, its growth, memory, workers."""
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,7 +85,9 @@ def growth(strategy: str, late: int, most: int, rounds: int, clock: Clock) -> li
 
 
 def _memory(study: Study) -> Row:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    # Not `ru_maxrss`, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e9
     number = study.num_finished
     return Row(
         what=f"memory at {number:,} trials",
