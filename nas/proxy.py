@@ -132,7 +132,10 @@ def _prepare(settings: Settings) -> Prepared:
 
     workers = settings.where()
     task = settings.load_task(
-        workers, resolution=settings.resolution, num_classes=settings.num_classes
+        workers,
+        run_dir=settings.run_dir,
+        resolution=settings.resolution,
+        num_classes=settings.num_classes,
     )
     target = settings.target_flops
     if target is None:

@@ -102,7 +102,11 @@ class ScalingOptions(TrialOptions):
             native = native_size(self.data, follow_links=self.follow_links)
             store = max(base.resolution, min(largest, native))
         task = self.load_task(
-            workers, resolution=base.resolution, num_classes=base.num_classes, store_size=store
+            workers,
+            run_dir=self.run_dir,
+            resolution=base.resolution,
+            num_classes=base.num_classes,
+            store_size=store,
         )
         return task, native
 

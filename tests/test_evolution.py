@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from nas.samplers.evolution import RegularizedEvolutionSampler
-from nas.samplers.history import Choices, Indices, categorical_space, finished, scores
+from nas.samplers.history import Choices, Indices, Past, scores
 from tests.sampling import EASY, PLANTED, Direction, Params, add, ask, distributions, new_study
 
 _sizes = st.lists(st.integers(1, 4), min_size=1, max_size=5)
@@ -125,22 +125,22 @@ def test_only_complete_trials_with_finite_values_are_history() -> None:
     add(study, EASY, PLANTED, TrialState.RUNNING)
     for value in (3, 2):
         add(study, EASY, PLANTED, value=value)
-    assert [trial.number for trial in finished(study)] == [4, 5]
-    assert scores(study, finished(study)).tolist() == [[-3], [-2]]
+    assert [trial.number for trial in Past().finished(study)] == [4, 5]
+    assert scores(study, Past().finished(study)).tolist() == [[-3], [-2]]
     assert scores(study, []).shape == (0, 1)
 
 
 def test_the_search_space_is_what_ended_trials_share() -> None:
     study = new_study(RegularizedEvolutionSampler())
-    assert categorical_space(study) == {}
+    assert Past().space(study) == {}
     three, four = {"b": (1, 2), "a": (3,), "x": (0, 1)}, {"a": (3,), "b": (1, 2), "x": (0, 1, 2)}
     add(study, three, {"b": 1, "a": 3, "x": 0}, TrialState.FAIL)
-    assert categorical_space(study) == {}
+    assert Past().space(study) == {}
     add(study, three, {"b": 1, "a": 3, "x": 0}, TrialState.RUNNING)
-    assert list(categorical_space(study)) == ["a", "b", "x"]
+    assert list(Past().space(study)) == ["a", "b", "x"]
     add(study, four, {"b": 1, "a": 3, "x": 0}, TrialState.PRUNED)
     add(study, three, {"b": 1, "a": 3, "x": 0}, value=1)
-    assert list(categorical_space(study)) == ["a", "b"]
+    assert list(Past().space(study)) == ["a", "b"]
 
 
 def test_only_categorical_choices_have_indices() -> None:

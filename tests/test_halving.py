@@ -1,5 +1,6 @@
 """Successive halving: where trials are compared, who is stopped, and what is kept of them."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nas.cli import UserError
 from nas.search.attributes import known_measurements
 from nas.search.evaluate import Outcome
 from nas.search.halving import Halving, Race
-from nas.search.objective import ParetoObjective, RewardObjective
+from nas.search.objective import Direction, ParetoObjective, RewardObjective
 from nas.search.record import Record, outcome_of
 from nas.search.reward import Reward
 from nas.search.trial import Proposal
@@ -81,6 +82,36 @@ def test_impossible_rules_are_refused() -> None:
 def test_two_objectives_cannot_be_halved(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`--halving` ranks unfinished trials by one value"):
         sampled_study(tmp_path / "a.db", 2, epochs=4, halving=HALVING, objective=ParetoObjective())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["maximize", "minimize"]),
+    st.integers(2, 4),
+    st.lists(st.lists(st.sampled_from([*range(8), math.nan]), max_size=4), max_size=25),
+    st.sets(st.integers(0, 24)),
+)
+def test_who_is_stopped_is_whom_optuna_would_stop(
+    direction: Direction, reduction: int, curves: list[list[float]], forgotten: set[int]
+) -> None:
+    """Those that failed in the meantime are as if they had never reported."""
+    pruner = SuccessiveHalvingPruner(min_resource=1, reduction_factor=reduction)
+    study = optuna.create_study(
+        direction=direction, sampler=optuna.samplers.RandomSampler(seed=0), pruner=pruner
+    )
+    race = Race(Halving(reduction=reduction), direction)
+    for slot, curve in enumerate(curves):
+        trial = None if slot in forgotten else study.ask()
+        for rung, value in enumerate(curve):
+            stops = race.report(slot, reduction**rung, value)
+            if trial is not None:
+                trial.report(value, reduction**rung)
+                assert stops == trial.should_prune()
+            if stops:
+                break
+        if trial is None:
+            race.forget(slot)
+            assert race.curve(slot) == {}
 
 
 @settings(max_examples=40)

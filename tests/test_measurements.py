@@ -9,7 +9,7 @@ import pytest
 from optuna import Study
 from optuna.trial import TrialState, create_trial
 
-from nas.samplers.history import Choices
+from nas.samplers.history import Choices, Past
 from nas.samplers.measurements import Measurements, measurements, networks_of
 from tests.sampling import SIX, Direction, Options, distributions
 
@@ -58,7 +58,7 @@ def test_finished_trials_are_measured_and_the_others_are_not() -> None:
     _add(study, 3, None, state=TrialState.RUNNING)
     _add(study, 4, None, state=TrialState.PRUNED)
     _add(study, 5, -0.25)
-    found = measurements(study, CHOICES)
+    found = measurements(study, Past(), CHOICES)
     assert [CHOICES.decode(row) for row in found.indices] == [NETWORKS[2], NETWORKS[5]]
     assert found.values.tolist() == [0.5, -0.25]
     assert found.extra_variance.tolist() == [0, 0]
@@ -67,7 +67,7 @@ def test_finished_trials_are_measured_and_the_others_are_not() -> None:
 def test_of_several_objectives_the_first_is_measured() -> None:
     study = _study(("maximize", "minimize"))
     _add(study, 0, None, values=(0.5, 7.0))
-    assert measurements(study, CHOICES).values.tolist() == [0.5]
+    assert measurements(study, Past(), CHOICES).values.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -78,7 +78,7 @@ def test_a_stopped_trial_ends_where_the_finished_ones_lead(sign: int) -> None:
     _add(study, 2, 0.8 * sign, {1: 0.2 * sign, 2: 0.6 * sign})
     _add(study, 3, None, {1: 0.05 * sign}, state=TrialState.PRUNED)
     _add(study, 4, None, {1: 0.05 * sign, 2: 0.2 * sign}, state=TrialState.PRUNED)
-    found = measurements(study, CHOICES)
+    found = measurements(study, Past(), CHOICES)
     assert found.values[3:] == pytest.approx([0.05 * sign * 3, 0.2 * sign * 1.5])
     about = [np.var([0.4 - 0.3, 0.6 - 0.9, 0.8 - 0.6]), np.var([0.4 - 0.3, 0, 0.8 - 0.9])]
     assert found.extra_variance == pytest.approx([0, 0, 0, *about])
@@ -90,7 +90,7 @@ def test_reports_of_both_signs_lead_on_by_their_difference() -> None:
     for network, (reported, final) in enumerate([(-1.0, 2.0), (0.999, 4.0), (0.0, 3.0)]):
         _add(study, network, final, {1: reported})
     _add(study, 3, None, {1: -2.0}, state=TrialState.PRUNED)
-    found = measurements(study, CHOICES)
+    found = measurements(study, Past(), CHOICES)
     assert found.values[3] == pytest.approx(-2.0 + 3 + 0.001 / 3)
     assert found.extra_variance[3] == pytest.approx(np.var([3, 3.001, 3]))
 
@@ -100,7 +100,7 @@ def test_reports_of_zero_lead_on_too() -> None:
     for network in range(3):
         _add(study, network, 0.5, {1: 0.0})
     _add(study, 3, None, {1: 0.0}, state=TrialState.PRUNED)
-    assert measurements(study, CHOICES).values.tolist() == [0.5] * 4
+    assert measurements(study, Past(), CHOICES).values.tolist() == [0.5] * 4
 
 
 def test_a_stopped_trial_is_not_judged_by_too_few() -> None:
@@ -111,9 +111,9 @@ def test_a_stopped_trial_is_not_judged_by_too_few() -> None:
     _add(study, 3, None, {1: 0.1}, state=TrialState.PRUNED)
     _add(study, 3, None, {1: 0.1, 3: 0.1}, state=TrialState.PRUNED)
     _add(study, 3, None, {1: float("nan")}, state=TrialState.PRUNED)
-    assert len(measurements(study, CHOICES)) == 3
+    assert len(measurements(study, Past(), CHOICES)) == 3
     _add(study, 4, 0.4, {1: 0.1})
-    assert len(measurements(study, CHOICES)) == 5, "that with a number at its last step"
+    assert len(measurements(study, Past(), CHOICES)) == 5, "that with a number at its last step"
 
 
 def test_stopped_trials_stand_among_the_finished_by_number() -> None:
@@ -121,7 +121,7 @@ def test_stopped_trials_stand_among_the_finished_by_number() -> None:
     _add(study, 0, None, {1: 0.1}, state=TrialState.PRUNED)
     for network in (1, 2, 3):
         _add(study, network, 0.4, {1: 0.2})
-    found = measurements(study, CHOICES)
+    found = measurements(study, Past(), CHOICES)
     assert [CHOICES.decode(row) for row in found.indices] == NETWORKS[:4]
     assert found.values == pytest.approx([0.2, 0.4, 0.4, 0.4])
 

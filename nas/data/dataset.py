@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.data.cache import read_cached
 from nas.data.folders import folder_source
 from nas.data.images import DataError
 from nas.data.named import digits_source, torchvision_class, torchvision_source
@@ -93,6 +94,7 @@ def load_for_search(
     seed: int = 0,
     skip_bad: bool = False,
     follow_links: bool = False,
+    cache: Path | None = None,
 ) -> ImageData:
     """The train images, some of them held out; validation and test stay unopened.
 
@@ -105,6 +107,7 @@ def load_for_search(
         seed: Fixes both choices; every stage that is to see the same split passes the same.
         skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
         follow_links: Follow symbolic links out of the data set's folder.
+        cache: Folder for the decoded images, `nas.data.cache`; None: they stay in memory.
 
     Raises:
         DataError: No such source, too few images, or images that cannot be used (all named).
@@ -115,8 +118,9 @@ def load_for_search(
     nothing = np.arange(0)
     trained, judged = (nothing, nothing) if layout else _hold_out(labels, limit, holdout, seed)
     order = np.concatenate([trained, judged])
-    images, readings = read(
-        {"train": (opened.train, order)}, _store_size(size, native), decode_all=bool(layout)
+    orders = {"train": (opened.train, order)}
+    images, readings, told = read_cached(
+        orders, _store_size(size, native), cache, decode_all=bool(layout)
     )
     refuse(layout, bad_images({"train": opened.train}, readings))
     store, found = images["train"], readings["train"]
@@ -129,6 +133,7 @@ def load_for_search(
         train=Split(store[: len(trained)], labels[trained]),
         search_validation=Split(store[len(trained) :], labels[judged]),
         notices=left_out(skipped)
+        + told
         + notices(
             {
                 "train": [found[i] for i in trained],

@@ -22,6 +22,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nas.cores import num_cores
 from nas.untrusted import printable
 
+RULE = 1
+"""Version of the rule: a higher one where the same file becomes other pixels than before."""
 MAX_PIXELS = 50_000_000
 """Larger images are refused by their header: a file of 48 KB can unfold into gigabytes."""
 MAX_BYTES = 8 * MAX_PIXELS

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,30 +13,47 @@ from nas.ram import available_memory
 _NAMED = 10  # problems that a message names; the rest it counts
 
 
+Orders: TypeAlias = Mapping[str, tuple[Images, np.ndarray]]
+"""By split, its images and the positions of the chosen ones."""
+Stores: TypeAlias = dict[str, np.ndarray]
+"""By split, the chosen images in their order, uint8 (N, 3, S, S)."""
+
+
 def read(
-    orders: Mapping[str, tuple[Images, np.ndarray]], size: int, *, decode_all: bool = False
-) -> tuple[dict[str, np.ndarray], dict[str, list[Reading]]]:
+    orders: Orders, size: int, *, decode_all: bool = False
+) -> tuple[Stores, dict[str, list[Reading]]]:
     """Of each split the chosen images in their order, and a reading of every image.
 
     Args:
-        orders: By split, its images and the positions of the chosen ones.
+        orders: What is wanted.
         size: Side of the square store in px.
         decode_all: Whether the others are decoded too, so that their readings tell of all damage.
 
     Raises:
         DataError: Too little memory. What is wrong with an image is in its reading.
     """
-    _check_memory(sum(len(order) for _, order in orders.values()), size)
-    stores: dict[str, np.ndarray] = {}
+    count = sum(len(order) for _, order in orders.values())
+    _check_memory(count, size)
+    stores = sliced(np.empty((count, 3, size, size), dtype=np.uint8), orders)
+    return stores, decode(orders, stores, decode_all=decode_all)
+
+
+def sliced(store: np.ndarray, orders: Orders) -> Stores:
+    """Views of one store, each split's images after those of the one before."""
+    ends = np.cumsum([len(order) for _, order in orders.values()])
+    return dict(zip(orders, np.split(store, ends[:-1]), strict=True))
+
+
+def decode(orders: Orders, stores: Stores, *, decode_all: bool = False) -> dict[str, list[Reading]]:
+    """Decode the chosen images into the stores; a reading of every image."""
     readings: dict[str, list[Reading]] = {}
     for split, (images, order) in orders.items():
-        stores[split] = np.empty((len(order), 3, size, size), dtype=np.uint8)
         targets = {int(position): stores[split][i] for i, position in enumerate(order)}
         if decode_all:
             unused = np.empty((len(images.labels), 3, 1, 1), dtype=np.uint8)
             targets = {**dict(enumerate(unused)), **targets}
         readings[split] = images.read(targets)
-    return stores, readings
+    return readings
 
 
 def bad_images(

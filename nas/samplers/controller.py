@@ -16,7 +16,6 @@ from nas.samplers.history import (
     Choices,
     ChoiceSampler,
     Indices,
-    finished,
     scores,
 )
 from nas.samplers.seeding import seed_for
@@ -83,9 +82,9 @@ class ControllerSampler(ChoiceSampler):
     def choose(
         self, study: Study, trial: FrozenTrial, choices: Choices, rng: np.random.Generator
     ) -> Indices:
-        trials = finished(study)
+        trials = self.past.finished(study)
         used = trials[: len(trials) - len(trials) % self._settings.minibatch]
-        networks = (choices.encode(trial.params) for trial in used)
+        networks = self.past.encode(choices, used)
         rows = list(zip(networks, scores(study, used)[:, 0].tolist(), strict=True))
         return self._learner(choices.sizes, rows).sample(rng)
 

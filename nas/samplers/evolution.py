@@ -8,13 +8,7 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial
 
-from nas.samplers.history import (
-    Choices,
-    ChoiceSampler,
-    Indices,
-    finished,
-    scores,
-)
+from nas.samplers.history import Choices, ChoiceSampler, Indices, scores
 
 
 class RegularizedEvolutionSampler(ChoiceSampler):
@@ -43,13 +37,13 @@ class RegularizedEvolutionSampler(ChoiceSampler):
     def choose(
         self, study: Study, trial: FrozenTrial, choices: Choices, rng: np.random.Generator
     ) -> Indices:
-        population = finished(study)[-self._population_size :]
+        population = self.past.finished(study)[-self._population_size :]
         if len(population) < self._population_size:
             proposal = choices.draw(rng)
         else:
             parent = choices.encode(self._winner(study, population, rng).params)
             proposal = choices.mutate(parent, rng)
-        return choices.avoid(choices.taken(study, trial), proposal, rng)
+        return choices.avoid(self.past.taken(study, choices, trial), proposal, rng)
 
     def _winner(
         self, study: Study, population: list[FrozenTrial], rng: np.random.Generator

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.samplers.belief import Belief, Candidates, Factor, undominated
 from nas.samplers.features import Costs, Features
-from nas.samplers.history import Choices, ChoiceSampler, Indices, categorical_space, finished
+from nas.samplers.history import Choices, ChoiceSampler, Indices
 from nas.samplers.measurements import Measurements, measurements, networks_of
 from nas.samplers.surrogate import Surrogate, fit, parts_for
 
@@ -100,8 +100,8 @@ class ModelGuidedSampler(ChoiceSampler):
         self, study: Study, trial: FrozenTrial, choices: Choices, rng: np.random.Generator
     ) -> Indices:
         """A network to measure."""
-        taken = choices.taken(study, trial) | _failed(study, choices)
-        num_finished = len(finished(study))
+        taken = self.past.taken(study, choices, trial) | _failed(study, choices)
+        num_finished = len(self.past.finished(study))
         if num_finished < self._settings.startup_trials:
             return choices.avoid(taken, choices.draw(rng), rng)
         belief = self._belief(study, choices, besides=trial.number)
@@ -128,8 +128,8 @@ class ModelGuidedSampler(ChoiceSampler):
             ValueError: `costs` or `discount` do not give what they must.
         """
         self.check(study)
-        choices = Choices(categorical_space(study))
-        too_early = len(finished(study)) < self._settings.startup_trials
+        choices = Choices(self.past.space(study))
+        too_early = len(self.past.finished(study)) < self._settings.startup_trials
         if number < 1 or too_early or not choices.names:
             return []
         belief = self._belief(study, choices)
@@ -162,7 +162,7 @@ class ModelGuidedSampler(ChoiceSampler):
         several = len(study.directions) > 1
         factor = _ones if several or self._discount is None else _checked(self._discount)
         sign = -1.0 if study.directions[0] == StudyDirection.MINIMIZE else 1.0
-        told = measurements(study, choices)
+        told = measurements(study, self.past, choices)
         told = told.over(factor(features.costs(told.indices)), sign)
         if several:
             # Less of what is negative would be more: a budget's factor needs positive values.

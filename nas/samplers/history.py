@@ -6,7 +6,7 @@ PRUNED ones only count as taken, where a sampler avoids repeats; FAILed ones are
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from nas.samplers.seeding import rng_for, seed_for
 Indices = tuple[int, ...]
 """One network: for each choice of the space, in its order, the index of the chosen option."""
 
-_TAKEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+_TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
+_TAKEN = (*_TOLD, TrialState.RUNNING)
 
 
 class Choices:
@@ -90,26 +91,10 @@ class Choices:
             indices = self.mutate(indices, rng)
         return indices
 
-    def taken(self, study: Study, besides: FrozenTrial) -> set[Indices]:
-        """The networks that trials other than `besides` have measured, stopped or now measure."""
-        trials = study.get_trials(deepcopy=False, states=_TAKEN)
-        return {
-            self.encode(trial.params)
-            for trial in trials
-            if trial.number != besides.number and self.describes(trial)
-        }
-
     def describes(self, trial: FrozenTrial) -> bool:
         """Whether a trial took these choices, among the same options."""
         theirs = trial.distributions
         return all(_same(theirs.get(name), ours) for name, ours in self.distributions.items())
-
-
-def finished(study: Study) -> list[FrozenTrial]:
-    """The COMPLETE trials whose values are all finite, by number."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    measured = (trial for trial in trials if all(map(math.isfinite, trial.values)))
-    return sorted(measured, key=lambda trial: trial.number)
 
 
 def scores(study: Study, trials: Sequence[FrozenTrial]) -> np.ndarray:
@@ -118,23 +103,111 @@ def scores(study: Study, trials: Sequence[FrozenTrial]) -> np.ndarray:
     return np.array([trial.values for trial in trials]).reshape(-1, len(signs)) * signs
 
 
-def categorical_space(study: Study) -> dict[str, BaseDistribution]:
-    """The categorical choices that all COMPLETE and PRUNED trials share, sorted by name.
+class Past:
+    """What a study's trials tell, each trial that has ended being read once.
 
-    While there is none, those of the RUNNING trials, so that those asked in parallel at the start
-    can already differ. Optuna's `IntersectionSearchSpace` finds the same, but compares option by
-    option, which takes seconds at thousands of trials, or remembers a study by a number that
-    another study may have.
+    An ended trial does not change, and a study only grows: what was found out about its first
+    trials, up to the first that still runs, is kept, so that a suggestion costs the same after
+    thousands of trials as after ten. Another study is read from its beginning.
     """
-    trials = study.get_trials(deepcopy=False, states=_TAKEN)
-    ended = [t.distributions for t in trials if t.state != TrialState.RUNNING]
-    described = ended or [t.distributions for t in trials if t.distributions]
-    first = described[0] if described else {}
+
+    def __init__(self) -> None:
+        self._start()
+
+    def finished(self, study: Study) -> list[FrozenTrial]:
+        """The COMPLETE trials whose values are all finite, by number."""
+        latest = self._read(study)
+        return [*self._finished, *filter(_is_finished, latest)]
+
+    def space(self, study: Study) -> dict[str, BaseDistribution]:
+        """The categorical choices that all COMPLETE and PRUNED trials share, sorted by name.
+
+        While there is none, those of the RUNNING trials, so that those asked in parallel at the
+        start can already differ. Optuna's `IntersectionSearchSpace` finds the same, but compares
+        option by option, which takes seconds at thousands of trials, or remembers a study by a
+        number that another study may have.
+        """
+        latest = self._read(study)
+        before = [] if self._space is None else [self._space]
+        ended = before + [trial.distributions for trial in latest if trial.state in _TOLD]
+        running = (trial for trial in latest if trial.state == TrialState.RUNNING)
+        return _shared(ended or [t.distributions for t in running if t.distributions])
+
+    def taken(self, study: Study, choices: Choices, besides: FrozenTrial) -> set[Indices]:
+        """The networks that trials other than `besides`, which runs, have measured, stopped or now
+        measure."""
+        latest = self._read(study)
+        self._encode(choices)
+        return self._taken | {
+            choices.encode(trial.params)
+            for trial in latest
+            if trial.state in _TAKEN and trial.number != besides.number and choices.describes(trial)
+        }
+
+    def encode(self, choices: Choices, trials: Iterable[FrozenTrial]) -> list[Indices]:
+        """The networks of trials of the study that was read last, in order."""
+        self._encode(choices)
+        return [
+            known if (known := self._known(trial)) is not None else choices.encode(trial.params)
+            for trial in trials
+        ]
+
+    def _start(self) -> None:
+        self._ended: list[FrozenTrial] = []
+        self._finished: list[FrozenTrial] = []
+        self._space: dict[str, BaseDistribution] | None = None
+        self._forget_indices(None)
+
+    def _forget_indices(self, choices: Choices | None) -> None:
+        self._choices = choices
+        self._indices: list[Indices | None] = []
+        self._taken: set[Indices] = set()
+
+    def _read(self, study: Study) -> list[FrozenTrial]:
+        """Take in what has ended since the last time; the trials from the first that runs on."""
+        trials = study.get_trials(deepcopy=False)
+        known = len(self._ended)
+        # Storages hand out the same object for an ended trial, and one object is of one study.
+        if known and (known > len(trials) or trials[known - 1] is not self._ended[-1]):
+            self._start()
+        for trial in trials[len(self._ended) :]:
+            if not trial.state.is_finished():
+                break
+            self._ended.append(trial)
+            if _is_finished(trial):
+                self._finished.append(trial)
+            if trial.state in _TOLD:
+                before = [] if self._space is None else [self._space]
+                self._space = _shared([*before, trial.distributions])
+        return trials[len(self._ended) :]
+
+    def _encode(self, choices: Choices) -> None:
+        """Find the indices of ended trials, None of those that took other choices."""
+        if self._choices is None or self._choices.distributions != choices.distributions:
+            self._forget_indices(choices)
+        for trial in self._ended[len(self._indices) :]:
+            described = choices.describes(trial)
+            self._indices.append(choices.encode(trial.params) if described else None)
+            if described and trial.state in _TAKEN:
+                self._taken.add(choices.encode(trial.params))
+
+    def _known(self, trial: FrozenTrial) -> Indices | None:
+        is_known = trial.number < len(self._ended) and self._ended[trial.number] is trial
+        return self._indices[trial.number] if is_known else None
+
+
+def _is_finished(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values))
+
+
+def _shared(spaces: Sequence[Mapping[str, BaseDistribution]]) -> dict[str, BaseDistribution]:
+    """The categorical choices that are in all of the spaces, sorted by name."""
+    first = spaces[0] if spaces else {}
     return {
         name: first[name]
         for name in sorted(first)
         if isinstance(first[name], CategoricalDistribution)
-        and all(_same(space.get(name), first[name]) for space in described)
+        and all(_same(space.get(name), first[name]) for space in spaces)
     }
 
 
@@ -169,6 +242,8 @@ class ChoiceSampler(BaseSampler):
 
     def __init__(self, *, seed: int = 0) -> None:
         self._seed = seed
+        self.past = Past()
+        """Of the study that is asked about."""
 
     @abstractmethod
     def choose(
@@ -180,7 +255,7 @@ class ChoiceSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         self.check(study)
-        return categorical_space(study)
+        return self.past.space(study)
 
     def check(self, study: Study) -> None:
         """

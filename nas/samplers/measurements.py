@@ -1,14 +1,14 @@
 """What a study's trials tell a model: networks, values, and how far a value is to be trusted."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from optuna import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from nas.samplers.history import Choices, finished
+from nas.samplers.history import Choices, Past
 
 Array = np.ndarray
 
@@ -63,15 +63,16 @@ class Measurements:
         return self[np.concatenate([before, np.arange(len(self) - later, len(self))])]
 
 
-def measurements(study: Study, choices: Choices) -> Measurements:
+def measurements(study: Study, past: Past, choices: Choices) -> Measurements:
     """What finished trials measured, and what stopped ones would have, by number.
 
     A PRUNED trial is taken to end where its last report leads at the ratio by which finished
     trials changed from that step on, with the variance that they show about it; without enough of
     them it tells nothing.
     """
-    rows = [(trial.number, trial, trial.values[0], 0.0) for trial in finished(study)]
-    outlook = _outlook(study)
+    finished = past.finished(study)
+    rows = [(trial.number, trial, trial.values[0], 0.0) for trial in finished]
+    outlook = _outlook(finished)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
         step = trial.last_step
         if step is None or step not in outlook:
@@ -82,7 +83,7 @@ def measurements(study: Study, choices: Choices) -> Measurements:
             rows.append((trial.number, trial, final, variance))
     rows.sort(key=lambda row: row[0])
     return Measurements(
-        indices=np.array([choices.encode(trial.params) for _, trial, _, _ in rows]),
+        indices=np.array(past.encode(choices, (trial for _, trial, _, _ in rows))),
         values=np.array([value for _, _, value, _ in rows]),
         extra_variance=np.array([variance for _, _, _, variance in rows]),
     )
@@ -112,10 +113,10 @@ class _Outlook:
         return value * self.ratio + self.shift, self.variance
 
 
-def _outlook(study: Study) -> Mapping[int, _Outlook]:
+def _outlook(finished: Iterable[FrozenTrial]) -> Mapping[int, _Outlook]:
     """By step: final over reported values, in the mean; their difference where signs vary."""
     passed: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for trial in finished(study):
+    for trial in finished:
         for step, value in trial.intermediate_values.items():
             if np.isfinite(value):
                 passed[step].append((value, trial.values[0]))

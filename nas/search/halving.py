@@ -1,15 +1,15 @@
 """Successive halving on epochs, asynchronous (ASHA, Li et al. 2020, arXiv:1810.05934).
 
 Trials report at rungs, 1, 3, 9, ... epochs, and go on only if they are in the best third of what
-has reached the rung so far. The rule is Optuna's `SuccessiveHalvingPruner`.
+has reached the rung so far. The rule is that of Optuna's `SuccessiveHalvingPruner`, which looks
+through all trials at every report, and cannot take one back.
 """
 
+import math
+from bisect import bisect_left, insort
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import optuna
-from optuna.pruners import SuccessiveHalvingPruner
-from optuna.samplers import RandomSampler
 
 from nas.cli import UserError
 from nas.search.objective import Direction
@@ -62,18 +62,21 @@ class Race:
 
     def __init__(self, halving: Halving, direction: Direction) -> None:
         """`direction` is that of the reported values."""
-        self._halving = halving
-        self._direction: Direction = direction
+        self._reduction = halving.reduction
+        self._sign = 1 if direction == "maximize" else -1
         self._curves: dict[int, dict[int, float]] = {}
-        self._start()
+        self._rungs: defaultdict[int, list[float]] = defaultdict(list)
+        """By epoch, the values that slots reported there, more being better, rising."""
 
     def report(self, slot: int, epoch: int, value: float) -> bool:
         """Note the value of a slot at a rung before its last; whether it is to stop there."""
         self._curves.setdefault(slot, {})[epoch] = value
-        if slot not in self._trials:
-            self._trials[slot] = self._study.ask()
-        self._trials[slot].report(value, epoch)
-        return self._trials[slot].should_prune()
+        if math.isnan(value):
+            return True
+        rung, score = self._rungs[epoch], self._sign * value
+        insort(rung, score)
+        # Of fewer than `reduction` the best goes on: nobody waits for the others.
+        return score < rung[-max(1, len(rung) // self._reduction)]
 
     def restore(self, slot: int, curve: Mapping[int, float]) -> None:
         """Note what a slot reported to an earlier process."""
@@ -82,22 +85,11 @@ class Race:
 
     def forget(self, slot: int) -> None:
         """Take back what a slot reported: it failed, or is measured anew."""
-        if self._curves.pop(slot, None) is None:
-            return
-        curves, self._curves = self._curves, {}
-        self._start()
-        for other, curve in curves.items():
-            self.restore(other, curve)
+        for epoch, value in self._curves.pop(slot, {}).items():
+            if not math.isnan(value):
+                rung = self._rungs[epoch]
+                del rung[bisect_left(rung, self._sign * value)]
 
     def curve(self, slot: int) -> Mapping[int, float]:
         """What a slot reported: values by epoch."""
         return dict(self._curves.get(slot, {}))
-
-    def _start(self) -> None:
-        pruner = SuccessiveHalvingPruner(
-            min_resource=self._halving.min_epochs, reduction_factor=self._halving.reduction
-        )
-        self._study = optuna.create_study(
-            direction=self._direction, sampler=RandomSampler(seed=0), pruner=pruner
-        )
-        self._trials: dict[int, optuna.Trial] = {}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import UserError
@@ -33,6 +34,9 @@ class TrialOptions:
     them."""
     follow_links: bool = False
     """Follow symbolic links that lead out of the folder of `--data`."""
+    cache_dir: Path | None = None
+    """Folder for decoded images, so that no start decodes what another has and the workers share
+    one copy; by default cache/ of the run folder. May be deleted at any time."""
     batch_size: int = 128
     """Images of a training step at most; small data get smaller ones. Where few steps are taken,
     fewer images a step teach a network more in the same time."""
@@ -85,17 +89,21 @@ class TrialOptions:
         self,
         workers: "Workers",
         *,
+        run_dir: Path,
         resolution: int | None,
         num_classes: int | None,
         store_size: int | None = None,
     ) -> "Task":
-        """What the trials are measured on; the arguments are those of `nas.search.task.load_task`.
+        """What the trials are measured on; the arguments are those of `nas.search.task.load_task`,
+        and the run folder, which holds the decoded images unless a flag says otherwise.
 
         Raises:
             ValueError: The flags contradict one another, or the images cannot be used.
         """
         from nas.search.task import load_task
 
+        # The machines of a cluster get the images from Ray, for they need not see our disk.
+        is_kept = not self.dry_run and workers.ray_address is None
         return load_task(
             data=self.data,
             evaluator=self.evaluator,
@@ -105,6 +113,7 @@ class TrialOptions:
             max_images=self.max_images,
             skip_bad=self.skip_bad,
             follow_links=self.follow_links,
+            cache=(self.cache_dir or run_dir / "cache") if is_kept else None,
             batch_size=self.batch_size,
             flip=self.flip,
             device="auto" if workers.gpus_per_trial else "cpu",

@@ -165,7 +165,10 @@ def prepare(settings: "Settings") -> Plan:
     Reward(1.0, settings.w, settings.hard)  # refuses an exponent before anything is loaded
     workers = settings.where()
     task = settings.load_task(
-        workers, resolution=settings.resolution, num_classes=settings.num_classes
+        workers,
+        run_dir=settings.run_dir,
+        resolution=settings.resolution,
+        num_classes=settings.num_classes,
     )
     space_macs = _space_macs(settings, task)
     space = load_space(

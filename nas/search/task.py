@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nas.cli import UserError
@@ -82,6 +83,7 @@ def load_task(
     max_images: int | None = None,
     skip_bad: bool = False,
     follow_links: bool = False,
+    cache: Path | None = None,
     batch_size: int = 128,
     flip: bool = True,
     device: str = "auto",
@@ -97,6 +99,7 @@ def load_task(
         max_images: Images of the training split to use at most.
         skip_bad: Whether images that cannot be used are left out instead of refused.
         follow_links: Whether symbolic links may lead out of the folder of `data`.
+        cache: Folder for decoded images that the workers of this machine map; None: in memory.
         batch_size: Images of a training step at most.
         flip: Whether training mirrors images; those of `digits` never are.
         device: Where trials train: `auto`, `cpu` or `cuda`.
@@ -130,6 +133,7 @@ def load_task(
         limit=max_images,
         skip_bad=skip_bad,
         follow_links=follow_links,
+        cache=cache,
     )
     training = ProxyTraining(
         data=images, batch_size=batch_size, flip=flip and mirrors(images), device=device

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nas.data.dataset import Split
+from nas.ram import keep_freed_memory
 from nas.training.augment import Batches, at_resolution, derive_seed, normalise
 from nas.training.parts import (
     autocast_dtype,
@@ -61,6 +62,8 @@ class Trainer:
         """
         architecture = network.architecture
         check_fit(architecture, train)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.recipe, self.seed, self.device = recipe, seed, device
         self.network = network.to(device).to(memory_format=torch.channels_last)
         self.epoch = 0
