@@ -53,7 +53,7 @@ MEASURED = ({}, None)
 """Where a plan alone measures latencies for minutes; nas.run's does not, and is tried."""
 OF_TRIALS = {
     **{"workers": 2, "trial_minutes": 5.0, "gpus_per_trial": None, "ray_address": None},
-    **{"dry_run": True, "run_dir": Path("elsewhere")},
+    **{"dry_run": True, "run_dir": Path("elsewhere"), "cache_dir": Path("elsewhere")},
     # What they let in or leave out is in the fingerprint of the images.
     **{"skip_bad": True, "follow_links": True},
 }
