@@ -21,7 +21,10 @@ from nas.data import images
 from nas.data.cache import Mapped
 from nas.data.dataset import DataError, ImageData, load_for_search
 from nas.run import Settings
+from nas.search.execution import execute
 from nas.search.workers import Workers
+from search_spaces.architecture import Architecture
+from tests.searching import fixed_study, proposals
 from tests.trees import contents, plant, same
 
 SIZE = 16
@@ -152,6 +155,26 @@ def test_images_that_are_refused_leave_no_file(pets: Path, tmp_path: Path) -> No
     data = _load(pets, tmp_path / "cache", skip_bad=True)
     assert len(data.train) == 44
     assert isinstance(data.train.images, Mapped)
+
+
+class Looking:
+    """An evaluator that says whether its process has mapped the file."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self._images, self._expected = images, int(images.sum())
+
+    def __call__(self, architecture: Architecture, *, epochs: int, seed: int) -> float:
+        assert int(self._images.sum()) == self._expected
+        maps = Path("/proc/self/maps").read_text()
+        return float(str(getattr(self._images, "filename", "nothing")) in maps)
+
+
+@pytest.mark.slow
+def test_workers_of_ray_map_the_file(pets: Path, tmp_path: Path) -> None:
+    data = _load(pets, tmp_path / "cache")
+    study = fixed_study(tmp_path / "study.db", proposals(2))
+    execute(study, Looking(data.train.images), Workers(count=2))
+    assert [result.outcome.accuracy for result in study.results] == [1.0, 1.0]
 
 
 # Faults
