@@ -104,6 +104,7 @@ def test_kill_and_start_again_repeats_nothing_and_ends_the_same(
         assert (run_dir / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_race_goes_on_as_if_it_had_not_been(
     tmp_path: Path, baseline: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

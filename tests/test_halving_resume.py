@@ -85,6 +85,7 @@ def _called(folder: Path) -> int:
     return len(calls.read_text()) if calls.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_by_the_system_goes_on(tmp_path: Path) -> None:
     for enough in (3, 14):
         command = _program(tmp_path / "cut", 0.05)

@@ -45,6 +45,7 @@ def _is_shown(text: str) -> bool:
     return all(c.isprintable() for c in text.replace("\n", ""))
 
 
+@pytest.mark.slow
 def test_failures_have_a_line_each_a_count_and_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert _main("various", "--trials", "16") == 0
     out = capsys.readouterr().out

@@ -43,6 +43,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.slow
 def test_200_trials_find_the_optimum_of_a_toy(tmp_path: Path) -> None:
     assert _main(tmp_path, "--trials", "200", "--w", "0") == 0
     baseline = Architecture.from_json((tmp_path / "baseline.json").read_text())
@@ -318,6 +319,7 @@ def test_row_1_a_killed_run_ends_as_an_uninterrupted_one(workplace: Path) -> Non
     pd.testing.assert_frame_equal(_ends(table), _ends(_table(undisturbed)))
 
 
+@pytest.mark.slow
 def test_row_24_ctrl_c_in_a_terminal_saves_and_names_the_command_that_goes_on(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +343,7 @@ def test_row_25_sigterm_saves_and_names_the_command_that_goes_on(
     _goes_on_from(out, workplace, monkeypatch)
 
 
+@pytest.mark.slow
 def test_row_24_a_second_ctrl_c_ends_at_once_what_does_not_listen(workplace: Path) -> None:
     (workplace / "deadly").touch()
     command = _command("--trials", "4", "--strategy", "random")
@@ -379,6 +382,7 @@ def _goes_on_from(out: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(calls(workplace)) <= len(after)
 
 
+@pytest.mark.slow
 def test_row_20_a_second_driver_is_refused_until_the_first_is_killed(workplace: Path) -> None:
     command = _command("--trials", "4", "--strategy", "random")
     with _start(workplace, [*command, "--trials", "1000"]) as first:
