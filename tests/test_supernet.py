@@ -173,7 +173,7 @@ def test_bottlenecks_are_refused_with_the_reason() -> None:
 
 
 def test_a_builder_s_network_is_refused() -> None:
-    built = BuiltNetwork(name="own", reference="tests.builders:build", resolution=8, num_classes=3)
+    built = BuiltNetwork(name="own", reference="tests.builders:plain", resolution=8)
     with pytest.raises(SharingError, match="only the builder knows what they compute"):
         Envelope.around(built)
 

@@ -40,9 +40,15 @@ def _trainer(recipe: Recipe, seed: int = 0) -> SupernetTrainer:
     )
 
 
-def test_a_step_is_the_sum_of_the_networks_own_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same by hand: plain networks, of which all but the largest learn what that says."""
-    trainer = _trainer(ONE_STEP)
+@pytest.mark.parametrize(("epoch", "trust"), [(0, 0.0), (1, 0.5), (3, 1.0)])
+def test_a_step_is_the_sum_of_the_networks_own_gradients(
+    epoch: int, trust: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same by hand: plain networks, all but the largest of which learn what that says, as far
+    as it is trusted by then."""
+    recipe = replace(ONE_STEP, epochs=4)
+    trainer = _trainer(recipe)
+    trainer.epoch = epoch
     before = copy.deepcopy(trainer.supernet)
     drawn: list[Any] = []
     draw = Sandwich.draw
@@ -55,15 +61,17 @@ def test_a_step_is_the_sum_of_the_networks_own_gradients(monkeypatch: pytest.Mon
     largest = before.extract(JOB.sandwich.largest).train()
     logits = largest(pixels)
     labels = torch.from_numpy(images.labels)
-    cross_entropy(logits, labels, label_smoothing=ONE_STEP.label_smoothing).backward()
+    cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing).backward()
     taught = logits.detach().softmax(1)
     networks = [largest]
     for architecture in (JOB.sandwich.smallest, *drawn):
         networks.append(before.extract(architecture).train())
-        cross_entropy(networks[-1](pixels), taught).backward()
+        said = networks[-1](pixels)
+        of_labels = cross_entropy(said, labels, label_smoothing=recipe.label_smoothing)
+        (trust * cross_entropy(said, taught) + (1 - trust) * of_labels).backward()
 
     expected = copy.deepcopy(before)
-    rate = ONE_STEP.rate(0, 12)
+    rate = recipe.rate(epoch, 12)
     with torch.no_grad():
         for network in networks:
             parts = expected.weights(network)
@@ -101,9 +109,9 @@ def test_every_step_draws_other_networks() -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
-    with pytest.raises(DivergedError, match="losses of the networks of step"):
-        trainer = _trainer(replace(ONE_STEP, epochs=9, learning_rate=1e30))
-        for _ in range(9):
+    trainer = _trainer(replace(ONE_STEP, epochs=9, learning_rate=1e30))
+    with pytest.raises(DivergedError, match="losses of the networks of step"):  # noqa: PT012
+        while trainer.epoch < 9:
             trainer.run_epoch()
 
 

@@ -72,7 +72,7 @@ class TrialOptions:
             self.workers,
             self.gpus_per_trial,
             self.ray_address,
-            self.evaluator,
+            self.own_evaluator,
             None if minutes is None else 60 * minutes / self.epochs,
         )
 
@@ -93,7 +93,7 @@ class TrialOptions:
 
         return load_task(
             data=self.data,
-            evaluator=self.evaluator,
+            evaluator=self.own_evaluator,
             resolution=resolution,
             store_size=store_size,
             num_classes=num_classes,
@@ -104,6 +104,11 @@ class TrialOptions:
             flip=self.flip,
             device="auto" if workers.gpus_per_trial else "cpu",
         )
+
+    @property
+    def own_evaluator(self) -> str | None:
+        """``my_module:function`` of the user's; None: accuracy comes from images."""
+        return self.evaluator
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

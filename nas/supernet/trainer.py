@@ -1,10 +1,14 @@
 """The sandwich rule with in-place distillation: all networks of a space trained at once.
 
-A step takes the gradients of several networks on the same images: the largest, which learns from
+A step adds the gradients of several networks on the same images: the largest, which learns from
 the labels, the smallest and some drawn at random, which learn from what the largest says of the
 images (Yu et al. 2020, "BigNAS", arXiv:2003.11142, sections 3.1 and 3.2). From the paper too:
-dropout and stochastic depth for the largest alone. Ours: the short recipe of a trial, not
-ImageNet's; nothing of the paper's initialisation of residual blocks, nor of its constant last rate.
+dropout and stochastic depth for the largest alone.
+
+Ours: over the first half of the steps the others' targets go from the labels to the largest's
+probabilities, because at first it knows nothing, and in a short training the smallest then learns
+nothing either; the short recipe of a trial, not ImageNet's; nothing of the paper's initialisation
+of residual blocks, nor of its constant last rate.
 """
 
 import itertools
@@ -18,7 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from nas.data.dataset import Split
 from nas.supernet.envelope import extremes
@@ -166,12 +170,12 @@ class SupernetTrainer:
             group["lr"] = self.recipe.rate(step, self._num_images)
         self._optimizer.zero_grad(set_to_none=False)
         pixels = normalise(images, self.device)
-        truth, smoothing = labels.to(self.device), self.recipe.label_smoothing
-        loss, logits = self._accumulate(self._largest, pixels, truth, smoothing)
-        taught = logits.softmax(1)
+        truth = self._smoothed(labels.to(self.device))
+        loss, logits = self._accumulate(self._largest, pixels, truth)
         losses = [loss]
+        target = truth.lerp(logits.softmax(1), self.trust(step))
         for network in self._others(step):
-            losses.append(self._accumulate(network, pixels, taught)[0])
+            losses.append(self._accumulate(network, pixels, target)[0])
         self._scaler.step(self._optimizer)
         self._scaler.update()
         values = torch.stack(losses).tolist()
@@ -179,26 +183,35 @@ class SupernetTrainer:
             raise DivergedError(f"{values} losses of the networks of step {step}")
         return values[0]
 
+    def trust(self, step: int) -> float:
+        """Share of the largest network's word in the others' targets at step 0, 1, …"""
+        return min(1.0, 2 * step / (self.recipe.epochs * self._steps))
+
+    def _smoothed(self, labels: Tensor) -> Tensor:
+        """Probabilities ``(N, classes)`` that stand for labels."""
+        classes = self._sandwich.largest.num_classes
+        smoothing = self.recipe.label_smoothing
+        return one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+
     def _others(self, step: int) -> Iterator[Network]:
         yield self._smallest
         for architecture in self._sandwich.draw(derive_seed(self.seed, step, _SUBNET_DRAWS)):
             yield self.supernet.template(architecture, regularised=False)
 
     def _accumulate(
-        self, network: Network, pixels: Tensor, target: Tensor, smoothing: float = 0.0
+        self, network: Network, pixels: Tensor, target: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Add a network's share of the gradients; its loss and logits, detached.
+        """Add a network's gradients; its loss and logits, detached.
 
         Args:
             network: A template.
             pixels: The images.
-            target: Classes ``(N,)``, or the largest network's probabilities ``(N, classes)``.
-            smoothing: Of the classes.
+            target: Probabilities, ``(N, classes)``.
         """
         network.train()
         with self._autocast:
             logits = self.supernet.compute(network, pixels).float()
-            loss = cross_entropy(logits, target, label_smoothing=smoothing)
+            loss = cross_entropy(logits, target)
         self._scaler.scale(loss).backward()
         return loss.detach(), logits.detach()
 
