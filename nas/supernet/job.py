@@ -92,9 +92,11 @@ class SupernetJob:
         trainer = SupernetTrainer(
             self._fresh(), self.sandwich, data, self.recipe, seed=self.seed, device=device
         )
-        if (state := self._saved(folder, announce)) is not None:
-            trainer.load_state(state)
-        start, first = time.monotonic(), trainer.epoch
+        spent = 0.0
+        if (saved := self._saved(folder, announce)) is not None:
+            trainer.load_state(saved["trainer"])
+            spent = saved["seconds"]
+        start = time.monotonic() - spent
         while trainer.epoch < self.epochs:
             try:
                 loss = trainer.run_epoch()
@@ -103,9 +105,10 @@ class SupernetJob:
                     f"The supernet's training diverged: {error}. A smaller --batch-size lowers the "
                     "learning rate with it."
                 ) from error
-            checkpoint.save(folder, {"conditions": self._all, "trainer": trainer.state()})
-            pace = (time.monotonic() - start) / (trainer.epoch - first)
-            left = format_duration(pace * (self.epochs - trainer.epoch))
+            spent = time.monotonic() - start
+            state = {"conditions": self._all, "seconds": spent, "trainer": trainer.state()}
+            checkpoint.save(folder, state)
+            left = format_duration(spent / trainer.epoch * (self.epochs - trainer.epoch))
             announce(
                 f" {trainer.epoch:>{len(str(self.epochs))}}/{self.epochs}   loss of the largest "
                 f"{loss:.4f}   eta {left}"
@@ -164,4 +167,10 @@ class SupernetJob:
             )
         epoch = loaded.state["trainer"]["epoch"]
         announce(f"resume  the supernet after epoch {epoch} of {self.epochs}")
-        return loaded.state["trainer"]
+        return loaded.state
+
+
+def seconds_spent(folder: Path) -> float:
+    """Wall-clock time of the training that a folder holds, over all its processes."""
+    state = checkpoint.load(folder).state
+    return 0.0 if state is None else state["seconds"]
