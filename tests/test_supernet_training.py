@@ -16,6 +16,7 @@ from nas.supernet.network import Supernet, supernet
 from nas.supernet.trainer import Sandwich, SupernetTrainer
 from nas.training import checkpoint
 from nas.training.augment import normalise
+from nas.training.memory import _LiveBytes
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
 from tests.supernets import SPACE, brightness, training
@@ -81,6 +82,21 @@ def test_a_step_is_the_sum_of_the_networks_own_gradients(
     for name, parameter in trainer.supernet.named_parameters():
         wanted = expected.get_parameter(name)
         torch.testing.assert_close(parameter, wanted, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_memory_is_counted_as_a_step_takes_it() -> None:
+    images = JOB.training.data.train
+    trainer = SupernetTrainer(
+        supernet(JOB.envelope, 0), JOB.sandwich, images, JOB.recipe, seed=0, device=CPU
+    )
+    trainer.run_epoch()  # the optimizer has its momentum from here on
+    momentum = [tensor for held in trainer._optimizer.state.values() for tensor in held.values()]
+    parameters = list(trainer.supernet.parameters())
+    memory = _LiveBytes()
+    memory.add([parameters, [parameter.grad for parameter in parameters], momentum])
+    with memory:
+        trainer.run_epoch()
+    assert memory.peak == pytest.approx(JOB.bytes_of_training(), rel=0.1)
 
 
 def _weights(trained: Supernet) -> dict[str, Tensor]:

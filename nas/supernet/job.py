@@ -46,13 +46,10 @@ class SupernetJob:
         Raises:
             SharingError: The networks of the space cannot share weights.
         """
-        fresh, largest = self._fresh(), self.sandwich.largest
+        fresh = self._fresh()
         kinds = sorted(frozenset().union(*(s.kinds for s in fresh.envelope.stages)))
         own = "; ".join(KINDS[kind] for kind in kinds)
-        # The largest network's step, and weights, gradients and momentum of all.
-        batch = self.recipe.batch(len(self.training.data.train))
-        step = training_bytes(largest, batch_size=batch, recipe=self.recipe)
-        memory = format_bytes(step + 12 * fresh.num_params)
+        memory = format_bytes(self.bytes_of_training())
         return [
             f"shared  one supernet of {format_number(fresh.num_params)} params, "
             f"{format_bytes(4 * fresh.num_params)}; its training takes about {memory} · "
@@ -60,6 +57,14 @@ class SupernetJob:
             "a step",
             f"        weights of their own: {own}",
         ]
+
+    def bytes_of_training(self) -> int:
+        """Peak memory, counted: the largest network's step, and of the shared weights themselves,
+        their gradients, those on their way from a network, and momentum. See
+        `nas.training.memory` for what cannot be counted."""
+        batch = self.recipe.batch(len(self.training.data.train))
+        step = training_bytes(self.sandwich.largest, batch_size=batch, recipe=self.recipe)
+        return step + 4 * 4 * self._fresh().num_params
 
     def seconds_of_training(self) -> float:
         """Estimated, from a few timed steps."""
