@@ -3,12 +3,13 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nas.cli import OptionalNumber, UserError, command_line, format_number
 from nas.cli import main as cli_main
+from nas.cores import limit_threads
 from nas.search.options import CARRIED_OVER, TrialOptions
 from nas.search.reward import DEFAULT_W
 from nas.search.session import run_session
@@ -18,7 +19,9 @@ from search_spaces.cost import count
 if TYPE_CHECKING:
     from nas.folder import RunFolder
     from nas.search.baseline import SearchResult
+    from nas.search.evaluate import Evaluator
     from nas.search.plan import Plan
+    from nas.supernet.evaluator import SupernetAccuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,14 @@ class Settings(TrialOptions):
 
     run_dir: Path = Path("runs/search")
     """Where the record is kept; the same command on the same folder resumes."""
+    evaluator: str | None = None
+    """`supernet`: the weights of all networks are trained once and shared, and trials take theirs
+    from there. Or my_module:function, called as f(architecture, epochs=..., seed=...), that returns
+    accuracy in [0, 1]; `--data` is not used then. By default every trial trains."""
+    supernet_epochs: int = 60
+    """Epochs of the one training of `--evaluator supernet`."""
+    supernet_drawn: int = 2
+    """Networks drawn at random for each of its steps, beside the largest and the smallest."""
     space: str = "mnasnet"
     """`mnasnet`, `efficientnet` (MBConv only), or my_module:function of your own."""
     trials: int = 50
@@ -76,7 +87,7 @@ class Settings(TrialOptions):
         super().__post_init__()
         self._check_positive(
             *("trials", "finalist_epochs", "finalist_seeds", "num_classes"),
-            *("min_epochs", "latency_batch"),
+            *("min_epochs", "latency_batch", "supernet_epochs", "supernet_drawn"),
         )
         if self.finalists < 0:
             raise UserError(f"`--finalists` must not be negative, but got {self.finalists}.")
@@ -86,6 +97,19 @@ class Settings(TrialOptions):
     @property
     def epochs_of_finalists(self) -> int:
         return self.finalist_epochs or 3 * self.epochs
+
+    @property
+    def shares_weights(self) -> bool:
+        return self.evaluator == "supernet"
+
+    @property
+    def own_evaluator(self) -> str | None:
+        return None if self.shares_weights else self.evaluator
+
+    @property
+    def epochs_of_trials(self) -> int:
+        """Epochs that the weights of a trial were trained for."""
+        return self.supernet_epochs if self.shares_weights else self.epochs
 
     @property
     def target(self) -> float | None:
@@ -107,22 +131,28 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
     from nas.search.runner import TrialRunner
 
     settings, task = plan.settings, plan.task
-    runner = TrialRunner(
-        folder.database,
-        task.evaluator,
-        plan.objective,
-        plan.workers,
-        probe=task.reference is not None,
-    )
-    return search(
-        runner,
+
+    def runner(evaluator: "Evaluator", *, probe: bool) -> TrialRunner:
+        return TrialRunner(folder.database, evaluator, plan.objective, plan.workers, probe=probe)
+
+    def announce(line: str) -> None:
+        print(line, flush=True)
+
+    trainings = runner(task.evaluator, probe=task.reference is not None)
+    trials, shared = trainings, None
+    if plan.shared is not None:
+        limit_threads(plan.workers.threads)
+        shared = plan.shared.train(folder.path / "supernet", announce)
+        trials = runner(shared, probe=True)  # a trial may be too short for workers to gain
+    result = search(
+        trials,
         plan.space,
         plan.objective,
         plan.selection,
         strategy=settings.strategy,
         trials=Trials(
             number=settings.trials,
-            epochs=settings.epochs,
+            epochs=settings.epochs_of_trials,
             seed=settings.seed,
             halving=plan.halving,
         ),
@@ -131,8 +161,22 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
             epochs=settings.epochs_of_finalists,
             seeds=settings.finalist_seeds,
         ),
-        announce=lambda line: print(line, flush=True),
+        announce=announce,
+        trainings=trainings,
     )
+    if shared is not None:
+        _write_shared_weights(shared, folder, result)
+    return result
+
+
+def _write_shared_weights(
+    shared: "SupernetAccuracy", folder: "RunFolder", result: "SearchResult"
+) -> None:
+    """The baseline's part of the supernet, to be trained further."""
+    from search_spaces.weights import weights_bytes
+
+    path = folder.write("baseline.safetensors", weights_bytes(shared.network(result.baseline)))
+    print(f"shared  {path} has the baseline's shared weights, for nas.train --init-weights")
 
 
 def _write_trials(plan: "Plan", folder: "RunFolder") -> None:
@@ -204,7 +248,8 @@ def _summarize(plan: "Plan", result: "SearchResult") -> None:
     if settings.pareto:
         flag = "--target-flops" if settings.cost == "macs" else "--target-cost"
         print(f"pick    the same command with another {flag} picks another baseline of the front")
-    following = command_line("scaling_search.grid", settings, only=CARRIED_OVER)
+    carried = replace(settings, evaluator=settings.own_evaluator)
+    following = command_line("scaling_search.grid", carried, only=CARRIED_OVER)
     print(f"next    {following} --baseline {shlex.quote(f'{folder}/baseline.json')}")
 
 

@@ -49,6 +49,7 @@ IMAGES: dict[str, tuple[Mapping[str, Any], Any]] = {
     "batch_size": ({"evaluator": None, "data": "IMAGES"}, 8),
     "flip": ({"evaluator": None, "data": "IMAGES"}, False),
 }
+SHARED = {"evaluator": "supernet", "data": "IMAGES", "num_classes": None, "supernet_epochs": 2}
 MEASURED = ({}, None)
 """Where a plan alone measures latencies for minutes; nas.run's does not, and is tried."""
 OF_TRIALS = {
@@ -81,6 +82,8 @@ COMMANDS = {
             "latency_batch": ({"target_flops": None, "cost": "latency", "target_cost": 5.0}, 8),
             "resolution": ({}, 40),
             "num_classes": ({}, 12),
+            "supernet_epochs": (SHARED, 3),
+            "supernet_drawn": (SHARED, 1),
         },
         free={
             **OF_TRIALS,

@@ -71,11 +71,13 @@ def search(
     trials: Trials,
     fidelity: Fidelity,
     announce: Callable[[str], None],
+    trainings: TrialRunner | None = None,
 ) -> SearchResult:
     """Search `space` with `strategy`, compare, and choose a baseline.
 
     The baseline is what `selection` picks among the search's finalists, trained with fresh seeds;
-    without finalists what it deems best.
+    without finalists what it deems best. Finalists are measured by `trainings`, where the trials'
+    `runner` measures in another way.
 
     Raises:
         UserError: No trial succeeded, too many failed in a row, or no network suits the selection.
@@ -99,7 +101,8 @@ def search(
         for a in selection.finalists(proposer, control, fidelity.finalists):
             origins[a.digest] = ("both" if a.digest in origins else "random", a)
     announce(f"final   {len(origins)} networks x {fidelity.seeds} seeds x {fidelity.epochs} epochs")
-    measured = _measure(runner, objective, "final", origins.values(), fidelity, trials.seed)
+    trainings = trainings or runner
+    measured = _measure(trainings, objective, "final", origins.values(), fidelity, trials.seed)
     own = [m for m in measured if m.origin in ("search", "both")]
     if not own:
         raise ValueError("Every finalist of the search failed, for the reasons above.")
@@ -112,7 +115,7 @@ def search(
     else:
         announce("compare stock EfficientNet-B0 at the baseline's multiply-adds")
         networks = [("stock B0", stock)]
-        measured += _measure(runner, objective, "stock", networks, fidelity, trials.seed)
+        measured += _measure(trainings, objective, "stock", networks, fidelity, trials.seed)
     return loop.result(
         search=found,
         control=control,

@@ -81,7 +81,7 @@ class TrialOptions:
             self.workers,
             self.gpus_per_trial,
             self.ray_address,
-            self.evaluator,
+            self.own_evaluator,
             None if minutes is None else 60 * minutes / self.epochs,
         )
 
@@ -106,7 +106,7 @@ class TrialOptions:
         is_kept = not self.dry_run and workers.ray_address is None
         return load_task(
             data=self.data,
-            evaluator=self.evaluator,
+            evaluator=self.own_evaluator,
             resolution=resolution,
             store_size=store_size,
             num_classes=num_classes,
@@ -118,6 +118,11 @@ class TrialOptions:
             flip=self.flip,
             device="auto" if workers.gpus_per_trial else "cpu",
         )
+
+    @property
+    def own_evaluator(self) -> str | None:
+        """``my_module:function`` of the user's; None: accuracy comes from images."""
+        return self.evaluator
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nas.search.halving import Halving
     from nas.search.task import Task
     from nas.search.workers import Workers
+    from nas.supernet.job import SupernetJob
 
 PARETO_STRATEGIES = ("nsga2", "guided")
 """Those of ours that optimise accuracy and cost at once."""
@@ -44,6 +45,8 @@ class Plan:
     target: float
     """T, in the unit of the cost."""
     workers: "Workers"
+    shared: "SupernetJob | None" = None
+    """The training of the weights that all trials share, where they do."""
 
     @property
     def metric(self) -> Metric:
@@ -77,6 +80,8 @@ class Plan:
             "seed": settings.seed,
             **self.task.conditions,
         }
+        if self.shared is not None:
+            conditions |= {"evaluator": "supernet", "supernet": self.shared.conditions}
         if not settings.pareto:
             conditions |= {"w": settings.w, "hard": settings.hard}
             if metric.name != "macs":
@@ -98,13 +103,15 @@ class Plan:
         settings, space = self.settings, self.space
         width = f"base width {space.base_width:g} · " if isinstance(space, FactorizedSpace) else ""
         halving = f" ({self.halving.describe(settings.epochs)})" if self.halving else ""
+        trial = f"x {settings.epochs} epochs{halving}" if self.shared is None else "of its weights"
         return [
             *self.task.describe(),
             f"space   {space.name} · {len(space.choices)} choices · {width}"
             f"{self.task.resolution} px",
             self._target_line(),
-            f"plan    {settings.trials} trials x {settings.epochs} epochs{halving} by "
-            f"{settings.strategy}, {self.workers.describe()} · {self._estimate()}",
+            *(() if self.shared is None else self.shared.describe()),
+            f"plan    {settings.trials} trials {trial} by {settings.strategy}, "
+            f"{self.workers.describe()} · {self._estimate()}",
             *self._remarks(),
         ]
 
@@ -140,15 +147,20 @@ class Plan:
         epochs = float(settings.epochs)
         if self.halving is not None:
             epochs = expected_epochs(self.halving, settings.epochs)
-        proxies = seconds * epochs * settings.trials / workers.count
+        before, parts = 0.0, ""
+        trial = seconds * epochs
+        if self.shared is not None:
+            before, trial = self.shared.seconds_of_training(), self.shared.seconds_of_evaluation()
+            parts = f"supernet {format_duration(before)}, "
+        proxies = trial * settings.trials / workers.count
         if settings.finalists == 0:
-            return f"about {format_duration(proxies)}"
+            return f"about {format_duration(before + proxies)}"
         searches = 1 if settings.strategy == "random" else 2
         jobs = settings.finalist_seeds * (searches * settings.finalists + 1)
         finals = seconds * settings.epochs_of_finalists * jobs / workers.count
         control = 0.0 if settings.strategy == "random" else proxies
         return (
-            f"about {format_duration(proxies + control + finals)} (search "
+            f"about {format_duration(before + proxies + control + finals)} ({parts}search "
             f"{format_duration(proxies)}, random search {format_duration(control)}, finalists "
             f"{format_duration(finals)})"
         )
@@ -184,6 +196,10 @@ def prepare(settings: "Settings") -> Plan:
         latency_batch=settings.latency_batch,
         writes=not settings.dry_run,
     )
+    shared = None
+    if settings.shares_weights:
+        shared = _shared(settings, task, space)
+        _ = shared.envelope  # refuses a space whose networks cannot share
     target = settings.target
     if target is None:
         target = space_macs if metric.name == "macs" else _typical_cost(space, metric)
@@ -198,6 +214,7 @@ def prepare(settings: "Settings") -> Plan:
         objective=objective,
         target=target,
         workers=workers,
+        shared=shared,
     )
 
 
@@ -224,6 +241,11 @@ def _check_flags(settings: "Settings") -> None:
         raise UserError(
             "`--halving` compares trials by one number, and `--pareto` has two. Leave one out."
         )
+    if settings.shares_weights and settings.halving:
+        raise UserError(
+            "`--halving` stops trainings early, and the trials of `--evaluator supernet` train "
+            "nothing. Leave one out."
+        )
     if settings.pareto and (settings.hard or settings.w != DEFAULT_W):
         raise UserError("`--pareto` has no reward: leave out `--w` and `--hard`.")
     if settings.cost == "macs" and settings.target_cost is not None:
@@ -232,6 +254,24 @@ def _check_flags(settings: "Settings") -> None:
         value = getattr(settings, flag)
         if value is not None and not value > 0:
             raise UserError(f"`--{flag.replace('_', '-')}` must be positive, but got {value:g}.")
+
+
+def _shared(settings: "Settings", task: "Task", space: Space) -> "SupernetJob":
+    """The training of shared weights.
+
+    Raises:
+        ValueError: The space's networks cannot share any.
+    """
+    from nas.supernet.job import SupernetJob
+
+    assert task.training is not None
+    return SupernetJob(
+        space=space,
+        training=task.training,
+        epochs=settings.supernet_epochs,
+        drawn=settings.supernet_drawn,
+        seed=settings.seed,
+    )
 
 
 def _space_macs(settings: "Settings", task: "Task") -> float:

@@ -1,0 +1,367 @@
+"""`python -m experiments.supernet_ranking`: do shared weights rank networks as training does?
+
+Networks spread over a space are trained alone with several seeds, and measured with the weights of
+supernets of several seeds. How far two trainings of the same networks agree is the ceiling for any
+ranking of them; multiply-adds, which cost nothing, are the floor. The same command on the same
+folder resumes; what is trained is not trained again when more networks or seeds are asked for.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
+from nas.cli import main as cli_main
+from nas.search.options import TrialOptions
+from nas.search.rank import (
+    MIN_NETWORKS,
+    Array,
+    bootstrap_interval,
+    kendall,
+    seed_agreement,
+    seed_noise,
+)
+from nas.search.session import about, estimate, run_session
+from search_spaces.architecture import Architecture
+from search_spaces.cost import count
+from search_spaces.spaces import Space, default_target_macs
+
+if TYPE_CHECKING:
+    from nas.folder import RunFolder
+    from nas.search.runner import TrialRunner
+    from nas.search.task import Task
+    from nas.search.trial import Proposal
+    from nas.search.workers import Workers
+    from nas.supernet.job import SupernetJob
+
+_SHARED_SEEDS = 1_000_000
+"""Keeps measurements with shared weights apart from trainings with the same seed."""
+_WANTED = 0.8
+"""Share of the ceiling that the supernet's ranking is to reach (issue 5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(TrialOptions):
+    """Flags of the experiment; `--epochs` are those of a network that is trained alone."""
+
+    run_dir: Path = Path("runs/supernet-ranking")
+    """Where the record is kept."""
+    space: str = "mnasnet"
+    """As for nas.run."""
+    target_flops: OptionalNumber = None
+    """Multiply-adds that the space lies around."""
+    resolution: int | None = None
+    """Side of the images in px; by default their own, at most 224."""
+    networks: int = 20
+    """How many, spread over the space."""
+    seeds: int = 2
+    """Trainings of each network alone."""
+    supernet_epochs: int = 60
+    """Epochs of a supernet."""
+    supernet_drawn: int = 2
+    """Networks drawn at random for each of its steps."""
+    supernet_seeds: int = 2
+    """Supernets."""
+    out: Path = Path("experiments/results")
+    """Folder for the tables, dated."""
+    name: str = "supernet-ranking"
+    """First part of the names of these files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.evaluator is not None:
+            raise UserError("A supernet is trained on images: leave out `--evaluator`.")
+        if self.networks < MIN_NETWORKS:
+            raise UserError(
+                f"`--networks` must be at least {MIN_NETWORKS} to rank, but got {self.networks}."
+            )
+        for flag in ("seeds", "supernet_seeds"):
+            if getattr(self, flag) < 2:
+                raise UserError(
+                    f"`--{flag.replace('_', '-')}` must be at least 2 to see noise, but got "
+                    f"{getattr(self, flag)}."
+                )
+        self._check_positive("supernet_epochs", "supernet_drawn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Settings, made definite by what they name."""
+
+    settings: Settings
+    task: "Task"
+    space: Space
+    target_macs: float
+    networks: tuple[Architecture, ...]
+    workers: "Workers"
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must not change when the run goes on; numbers of networks and seeds may."""
+        settings = self.settings
+        return {
+            "space": settings.space,
+            "resolution": self.task.resolution,
+            "target_macs": self.target_macs,
+            "epochs": settings.epochs,
+            "supernet": self.job(0).conditions,
+            "seed": settings.seed,
+            **self.task.conditions,
+        }
+
+    def job(self, index: int) -> "SupernetJob":
+        """The training of one of the supernets."""
+        from nas.supernet.job import SupernetJob
+
+        assert self.task.training is not None
+        return SupernetJob(
+            space=self.space,
+            training=self.task.training,
+            epochs=self.settings.supernet_epochs,
+            drawn=self.settings.supernet_drawn,
+            seed=self.settings.seed + index,
+        )
+
+    def describe(self) -> list[str]:
+        """What is about to happen, and how long it takes."""
+        settings, macs = self.settings, sorted(count(a).macs for a in self.networks)
+        typical = sorted(self.networks, key=lambda a: count(a).macs)[len(macs) // 2]
+        epochs = settings.epochs * settings.seeds * len(self.networks)
+        alone = estimate(self.task, self.workers, [(typical, epochs)])
+        assert alone is not None
+        shared = self.job(0).seconds_of_training() * settings.supernet_seeds
+        return [
+            *self.task.describe(),
+            f"space   {self.space.name} · {len(macs)} networks of {format_number(macs[0])} to "
+            f"{format_number(macs[-1])} multiply-adds, spread over the space",
+            *self.job(0).describe(),
+            f"plan    {len(macs)} networks x {settings.seeds} seeds x {settings.epochs} epochs "
+            f"alone, {settings.supernet_seeds} supernets, {self.workers.describe()} · "
+            f"{about(alone + shared)} (alone {format_duration(alone)}, supernets "
+            f"{format_duration(shared)})",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Accuracies and seconds, network by network."""
+
+    macs: Array
+    """`(n,)`."""
+    alone: Array
+    """Accuracy after training alone, `(n, seeds)`."""
+    alone_seconds: Array
+    shared: Array
+    """Accuracy with the weights of each supernet, `(n, supernets)`."""
+    shared_seconds: Array
+    supernet_seconds: Array
+    """Of each supernet's training, `(supernets,)`."""
+
+
+def run(settings: Settings) -> int:
+    """Train, measure, compare; the exit status."""
+    return run_session(
+        "experiments.supernet_ranking",
+        settings,
+        prepare=_prepare,
+        train=_train,
+        conclude=_conclude,
+    )
+
+
+def _prepare(settings: Settings) -> Prepared:
+    from nas.search.proxies import spread
+    from nas.search.space import load_space
+
+    workers = settings.where()
+    task = settings.load_task(
+        workers, run_dir=settings.run_dir, resolution=settings.resolution, num_classes=None
+    )
+    target = settings.target_flops or default_target_macs(task.resolution, task.num_classes)
+    space = load_space(
+        settings.space,
+        resolution=task.resolution,
+        num_classes=task.num_classes,
+        target_macs=target,
+    )
+    chosen = spread(space, settings.networks, seed=settings.seed)
+    return Prepared(
+        settings=settings,
+        task=task,
+        space=space,
+        target_macs=target,
+        networks=tuple(space.decode(choices) for choices in chosen),
+        workers=workers,
+    )
+
+
+def _train(prepared: Prepared, folder: "RunFolder") -> Ranking:
+    from nas.search.objective import AccuracyObjective
+    from nas.search.runner import TrialRunner
+    from nas.supernet.job import seconds_spent
+
+    settings = prepared.settings
+
+    def runner(evaluator: Any) -> TrialRunner:
+        return TrialRunner(
+            folder.database,
+            evaluator,
+            AccuracyObjective(),
+            prepared.workers,
+            describe=lambda labels: f"network {labels['network'] + 1:>2}",
+        )
+
+    print("trial   every network alone", flush=True)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    proposals = _proposals(prepared, settings.epochs, seeds)
+    alone = _accuracies(runner(prepared.task.evaluator), "alone", proposals, len(seeds))
+    shared, spent = [], []
+    for index in range(settings.supernet_seeds):
+        print(f"trial   supernet {index + 1} of {settings.supernet_seeds}", flush=True)
+        own = folder.path / f"supernet-{index}"
+        evaluator = prepared.job(index).train(own, lambda line: print(line, flush=True))
+        proposals = _proposals(prepared, settings.supernet_epochs, [_SHARED_SEEDS + index])
+        shared.append(_accuracies(runner(evaluator), f"supernet{index}", proposals, 1))
+        spent.append(seconds_spent(own))
+    return Ranking(
+        macs=np.array([count(network).macs for network in prepared.networks], dtype=float),
+        alone=alone[0],
+        alone_seconds=alone[1],
+        shared=np.hstack([values for values, _ in shared]),
+        shared_seconds=np.hstack([seconds for _, seconds in shared]),
+        supernet_seconds=np.array(spent),
+    )
+
+
+def _proposals(prepared: Prepared, epochs: int, seeds: Sequence[int]) -> "list[Proposal]":
+    from nas.search.trial import Proposal
+
+    return [
+        Proposal(architecture=network, epochs=epochs, seed=seed, labels={"network": i})
+        for seed in seeds
+        for i, network in enumerate(prepared.networks)
+    ]
+
+
+def _accuracies(
+    runner: "TrialRunner", name: str, proposals: "list[Proposal]", seeds: int
+) -> tuple[Array, Array]:
+    """Accuracies and seconds, `(n, seeds)`.
+
+    Raises:
+        UserError: A network could not be measured.
+    """
+    results = sorted(runner.run_all(name, proposals).results, key=lambda r: r.job.slot)
+    if failed := [r for r in results if r.outcome.accuracy is None]:
+        raise UserError(
+            f"{len(failed)} measurements failed ({failed[0].outcome.reason}); trials.csv has the "
+            "reasons."
+        )
+    values = np.array([(r.outcome.accuracy, r.outcome.seconds) for r in results])
+    accuracies, seconds = values.T.reshape(2, seeds, -1)
+    return accuracies.T, seconds.T
+
+
+def agreement(one: Array, other: Array) -> float:
+    """Tau between a column of `one` and a column of `other`: the mean over all pairs."""
+    return float(np.mean([kendall(a, b) for a in one.T for b in other.T]))
+
+
+def taus(ranking: Ranking, seed: int) -> pd.DataFrame:
+    """Kendall's tau of each comparison with its 95 % interval (networks drawn again)."""
+    alone, shared, macs = ranking.alone, ranking.shared, ranking.macs[:, None]
+    statistics: dict[str, Callable[[Array], float]] = {
+        "supernet against training alone": lambda i: agreement(shared[i], alone[i]),
+        "ceiling: training alone, seed against seed": lambda i: seed_agreement(alone[i]),
+        "supernet, seed against seed": lambda i: seed_agreement(shared[i]),
+        "multiply-adds against training alone": lambda i: agreement(macs[i], alone[i]),
+        f"supernet less {_WANTED:g} of the ceiling": lambda i: (
+            agreement(shared[i], alone[i]) - _WANTED * seed_agreement(alone[i])
+        ),
+    }
+    rows = []
+    everything = np.arange(len(macs))
+    for name, statistic in statistics.items():
+        low, high = bootstrap_interval(statistic, len(macs), seed=seed)
+        rows.append({"comparison": name, "tau": statistic(everything), "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """Whether the ranking reaches the wanted share of the ceiling, in words."""
+    low, high = table["low"].iloc[-1], table["high"].iloc[-1]
+    goal = f"{_WANTED:g} of the ceiling"
+    if low >= 0:
+        return f"REACHED: the supernet's tau is at least {goal}"
+    return f"MISSED: it is below {goal}" if high < 0 else f"NOT RESOLVED: it may be {goal} or not"
+
+
+def summary(ranking: Ranking, seed: int) -> str:
+    """Tables of taus, noise and time, and the verdict."""
+    table = taus(ranking, seed)
+    noises = []
+    for name, values in (("training alone", ranking.alone), ("supernet", ranking.shared)):
+        noise = seed_noise(values)
+        low, high = noise.interval
+        noises.append(
+            {
+                "": name,
+                "mean accuracy": f"{values.mean():.3f}",
+                "seed noise": f"{noise.within:.4f}",
+                "spread of networks": f"{noise.between:.4f}",
+                "reliability": f"{noise.reliability:.2f} ({low:.2f} to {high:.2f})",
+            }
+        )
+    trial, look = ranking.alone_seconds.mean(), ranking.shared_seconds.mean()
+    training = ranking.supernet_seconds.mean()
+    lines = [
+        f"a training alone {trial:.2f} s, a supernet {training:.0f} s (as {training / trial:.0f} "
+        f"trainings), an evaluation with its weights {look:.3f} s ({trial / look:.0f} to 1)",
+        f"for 1,000 networks {format_duration(training + 1000 * look)} against "
+        f"{format_duration(1000 * trial)}",
+        verdict(table),
+    ]
+    rows = [
+        (name, f"{tau:.2f}", f"{low:.2f} to {high:.2f}")
+        for name, tau, low, high in table.itertuples(index=False)
+    ]
+    tables = [
+        tabulate(rows, ("", "tau", "interval"), tablefmt="github", disable_numparse=True),
+        tabulate(noises, headers="keys", tablefmt="github", disable_numparse=True),
+    ]
+    return "\n\n".join([*tables, "\n".join(f"- {line}" for line in lines)])
+
+
+def _conclude(prepared: Prepared, folder: "RunFolder", ranking: Ranking, lines: list[str]) -> None:
+    from search_spaces.files import atomic_write
+
+    settings = prepared.settings
+    frame = pd.DataFrame({"digest": [a.digest for a in prepared.networks], "macs": ranking.macs})
+    for name, values in (("alone", ranking.alone), ("supernet", ranking.shared)):
+        for seed, column in enumerate(values.T):
+            frame[f"{name}_{seed}"] = column
+    words = summary(ranking, settings.seed)
+    print(f"\n{words}\n")
+    stem = settings.out / f"{date.today().isoformat()}-{settings.name}"
+    command = command_line("experiments.supernet_ranking", settings)
+    plan = "\n".join(f"    {line}" for line in lines)
+    atomic_write(Path(f"{stem}.md"), f"    {command}\n\n{plan}\n\n{words}\n")
+    atomic_write(Path(f"{stem}.csv"), frame.to_csv(index=False))
+    print(f"wrote   {stem}.md, .csv; trials.csv in {folder.path}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status."""
+    prog = "python -m experiments.supernet_ranking"
+    return cli_main(run, Settings, argv, prog=prog, description=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The training of a supernet in a folder: planned with its cost, gone on with after a kill."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nas.cli import UserError, format_duration, format_number
+from nas.search.memory import format_bytes
+from nas.supernet.envelope import KINDS, Envelope, envelope_of
+from nas.supernet.evaluator import SupernetAccuracy
+from nas.supernet.network import Supernet, supernet
+from nas.supernet.trainer import Sandwich, SupernetTrainer, seconds_per_image
+from nas.training import checkpoint
+from nas.training.memory import training_bytes
+from nas.training.parts import choose_device
+from nas.training.proxy import ProxyTraining
+from nas.training.recipe import Recipe
+from nas.training.score import DivergedError
+from search_spaces.files import differences
+from search_spaces.spaces import Space
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetJob:
+    """All that the training of a supernet needs, made definite."""
+
+    space: Space
+    training: ProxyTraining
+    """Has the images, and trains single networks on them."""
+    epochs: int
+    drawn: int
+    """Networks drawn at random for each step, beside the largest and the smallest."""
+    seed: int
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the weights depend on, beside space and images."""
+        return {"epochs": self.epochs, "drawn": self.drawn, "rule": 1}
+
+    def describe(self) -> list[str]:
+        """What the weights are and take, for the terminal.
+
+        Raises:
+            SharingError: The networks of the space cannot share weights.
+        """
+        fresh = self._fresh()
+        kinds = sorted(frozenset().union(*(s.kinds for s in fresh.envelope.stages)))
+        own = "; ".join(KINDS[kind] for kind in kinds)
+        memory = format_bytes(self.bytes_of_training())
+        return [
+            f"shared  one supernet of {format_number(fresh.num_params)} params, "
+            f"{format_bytes(4 * fresh.num_params)}; its training takes about {memory} · "
+            f"{self.epochs} epochs of the largest, the smallest and {self.drawn} random networks "
+            "a step",
+            f"        weights of their own: {own}",
+        ]
+
+    def bytes_of_training(self) -> int:
+        """Peak memory, counted: the largest network's step, and of the shared weights themselves,
+        their gradients, those on their way from a network, and momentum. See
+        `nas.training.memory` for what cannot be counted."""
+        batch = self.recipe.batch(len(self.training.data.train))
+        step = training_bytes(self.sandwich.largest, batch_size=batch, recipe=self.recipe)
+        return step + 4 * 4 * self._fresh().num_params
+
+    def seconds_of_training(self) -> float:
+        """Estimated, from a few timed steps."""
+        train = self.training.data.train
+        step = seconds_per_image(
+            self._fresh(),
+            self.sandwich,
+            train,
+            self.recipe,
+            device=choose_device(self.training.device),
+        )
+        return step * len(train) * self.epochs
+
+    def seconds_of_evaluation(self) -> float:
+        """Measured once, with the largest network."""
+        evaluator = self._evaluator(self._fresh())
+        start = time.perf_counter()
+        evaluator(self.sandwich.largest, epochs=self.epochs, seed=self.seed)
+        return time.perf_counter() - start
+
+    def train(self, folder: Path, announce: Callable[[str], None]) -> SupernetAccuracy:
+        """Train from the newest checkpoint of `folder`, or from the start, to the end.
+
+        Raises:
+            UserError: The folder holds weights that were trained otherwise, or training diverged.
+            CheckpointError: Its checkpoints cannot be read.
+        """
+        device = choose_device(self.training.device)
+        data = self.training.data.train
+        trainer = SupernetTrainer(
+            self._fresh(), self.sandwich, data, self.recipe, seed=self.seed, device=device
+        )
+        spent = 0.0
+        if (saved := self._saved(folder, announce)) is not None:
+            trainer.load_state(saved["trainer"])
+            spent = saved["seconds"]
+        start = time.monotonic() - spent
+        while trainer.epoch < self.epochs:
+            try:
+                loss = trainer.run_epoch()
+            except DivergedError as error:
+                raise UserError(
+                    f"The supernet's training diverged: {error}. A smaller --batch-size lowers the "
+                    "learning rate with it."
+                ) from error
+            spent = time.monotonic() - start
+            state = {"conditions": self._all, "seconds": spent, "trainer": trainer.state()}
+            checkpoint.save(folder, state)
+            left = format_duration(spent / trainer.epoch * (self.epochs - trainer.epoch))
+            announce(
+                f" {trainer.epoch:>{len(str(self.epochs))}}/{self.epochs}   loss of the largest "
+                f"{loss:.4f}   eta {left}"
+            )
+        return self._evaluator(trainer.supernet)
+
+    @cached_property
+    def envelope(self) -> Envelope:
+        """What the weights are large enough for.
+
+        Raises:
+            SharingError: The networks of the space cannot share weights.
+        """
+        return envelope_of(self.space)
+
+    @cached_property
+    def sandwich(self) -> Sandwich:
+        """The networks of its steps."""
+        return Sandwich.of(self.space, self.drawn)
+
+    @property
+    def recipe(self) -> Recipe:
+        """A trial's, over more epochs."""
+        return self.training.recipe(self.epochs)
+
+    def _fresh(self) -> Supernet:
+        return supernet(self.envelope, self.seed)
+
+    def _evaluator(self, trained: Supernet) -> SupernetAccuracy:
+        return SupernetAccuracy.of(trained, self.training, seed=self.seed)
+
+    @property
+    def _all(self) -> dict[str, Any]:
+        """`conditions`, with space, images and seed, for a folder that is used alone."""
+        data = self.training.data
+        return {
+            **self.conditions,
+            "seed": self.seed,
+            "largest": self.sandwich.largest.digest,
+            "smallest": self.sandwich.smallest.digest,
+            "fingerprint": data.fingerprint,
+            "images": len(data.train),
+            "batch_size": self.recipe.batch(len(data.train)),
+        }
+
+    def _saved(self, folder: Path, announce: Callable[[str], None]) -> dict[str, Any] | None:
+        loaded = checkpoint.load(folder)
+        for name in loaded.damaged:
+            announce(f"WARNING {folder / name} is damaged and was not used")
+        if loaded.state is None:
+            return None
+        if changes := differences(loaded.state["conditions"], self._all):
+            raise UserError(
+                f"{folder} holds a supernet that was trained otherwise: {'; '.join(changes)}. "
+                "Restore that, or choose a new folder."
+            )
+        epoch = loaded.state["trainer"]["epoch"]
+        announce(f"resume  the supernet after epoch {epoch} of {self.epochs}")
+        return loaded.state
+
+
+def seconds_spent(folder: Path) -> float:
+    """Wall-clock time of the training that a folder holds, over all its processes."""
+    state = checkpoint.load(folder).state
+    return 0.0 if state is None else state["seconds"]
