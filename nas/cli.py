@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Container, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Annotated, Any, TypeVar
 
@@ -106,9 +107,12 @@ def main(
             print(f"error: {printable_lines(error)}", file=sys.stderr)
             return 2
         except BrokenPipeError as error:
-            print(f"error: Nobody reads on: {error.strerror}. {_GOES_ON}", file=sys.stderr)
+            with suppress(BrokenPipeError):  # as of `2>&1 | head`
+                print(f"error: Nobody reads on: {error.strerror}. {_GOES_ON}", file=sys.stderr)
             # Else Python flushes once more at its end, and complains.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):
+                os.dup2(nowhere, stream.fileno())
             return 128 + signal.SIGPIPE
         except OSError as error:
             if error.errno not in _DISK_ERRORS:

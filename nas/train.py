@@ -130,7 +130,7 @@ def run(settings: Settings, command: str) -> int:
         if value is not None and value < least:
             name = flag.replace("_", "-")
             raise cli.UserError(f"`--{name}` must be at least {least}, but got {value}.")
-    for flag, most in (("seed", MAX_SEED), ("loader_workers", 4 * num_cores())):
+    for flag, most in (("seed", MAX_SEED), ("loader_workers", max(64, 4 * num_cores()))):
         if (getattr(settings, flag) or 0) > most:
             name, value = flag.replace("_", "-"), getattr(settings, flag)
             raise cli.UserError(f"`--{name}` must be at most {most}, but got {value}.")

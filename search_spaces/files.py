@@ -12,6 +12,10 @@ from typing import Any
 LOCK = ".lock"
 """The file in a folder that the process in it has locked."""
 
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
+"""What file systems, of a network above all, say that cannot flush folders, or where this one may
+be written but not listed. The file is whole without."""
+
 
 class FolderError(ValueError):
     """A folder that this process cannot write or may not use now."""
@@ -41,16 +45,17 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(file)
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
     except OSError as error:
-        if error.errno == errno.EINVAL and path.is_dir():
-            return  # some network file systems cannot do it for folders
+        if error.errno in _NOT_FOR_FOLDERS and path.is_dir():
+            return
         error.filename = str(path)
         raise
-    finally:
-        os.close(file)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -84,8 +89,6 @@ def exclusive(folder: Path, flag: str) -> Iterator[None]:
         lock = (folder / LOCK).open("a+")
     except OSError as error:
         raise FolderError(f"`{flag} {folder}` cannot be written: {error}.") from error
-    # Or a forked process, such as one that loads images, would hold the lock after our death.
-    os.register_at_fork(after_in_child=lock.close)
     # A forked child, such as a loader of images, would hold the lock for as long as it outlives us.
     os.register_at_fork(after_in_child=lock.close)
     with lock:
@@ -97,6 +100,8 @@ def exclusive(folder: Path, flag: str) -> Iterator[None]:
                 f"{folder} is in use by process {lock.read().strip()}. "
                 f"Wait for it, stop it, or choose another {flag}."
             ) from None
+        except OSError as error:  # such as of a network file system that knows no locks
+            raise FolderError(f"`{flag} {folder}` cannot be locked: {error}.") from error
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()

@@ -1,5 +1,7 @@
 """Whole files, locked folders, and what changed between two runs."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -114,3 +116,32 @@ def test_a_file_and_then_its_folder_are_flushed(
     assert flushed == [(False, False), (True, True)]
     with pytest.raises(OSError, match=rf"no luck: '{tmp_path}'"):
         atomic_write(tmp_path / "file", "content")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP])
+def test_a_file_system_that_cannot_flush_folders(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one of a network; there the file is as whole as can be."""
+
+    def flush(file: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{file}"):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    atomic_write(tmp_path / "file", "content")
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(FolderError, match=r"cannot be locked: .*No locks"),
+        exclusive(tmp_path, "--out"),
+    ):
+        pass

@@ -185,6 +185,17 @@ def test_a_pipe_that_nobody_reads_ends_it_and_it_goes_on() -> None:
     assert _main("texts") == 0
 
 
+def test_errors_into_the_same_pipe_that_nobody_reads() -> None:
+    """As with `2>&1 | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = _run(*_arguments("texts"), stdout=writer, stderr=writer)
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+
+
 @pytest.mark.slow
 def test_names_that_are_no_text_and_terminals_that_know_ascii_only(tmp_path: Path) -> None:
     folder = os.fsdecode(b"caf\xe9")
