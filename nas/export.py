@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from nas import cli
-from nas.folder import warn_of_changes
+from nas.folder import MANIFEST, RunFolder, warn_of_changes
 from nas.models.formats import (
     FORMATS,
     INPUT,
@@ -182,8 +182,16 @@ def write_files(
         for name in formats:
             publish(Path(folder) / FORMATS[name].file, out / FORMATS[name].file)
     card = describe(model, files, settings.include_preprocessing)
-    atomic_write(out / CARD, json.dumps(card, indent=2) + "\n")
+    _write_card(out, json.dumps(card, indent=2) + "\n")
     return files
+
+
+def _write_card(out: Path, content: str) -> None:
+    if not (out / MANIFEST).exists():
+        atomic_write(out / CARD, content)
+        return
+    with RunFolder(out, "nas.train", "--out") as folder:  # which vouches for its model.json
+        folder.write(CARD, content)
 
 
 def describe(

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from nas.export import main, snippet
+from nas.folder import RunFolder
 from nas.models import formats
 from nas.models.formats import ExportError, compare
 from nas.models.saved import load_model
@@ -238,6 +239,19 @@ def test_exporting_beside_the_weights_keeps_what_training_wrote(tmp_path: Path) 
     assert card["metrics"]["test_accuracy"] == 0.5
     assert "export" in card
     assert load_model(weights, None).architecture == SMALL
+
+
+def test_exporting_beside_the_weights_is_no_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of a training vouches for its model.json, which an export writes anew."""
+    weights = trained(tmp_path, SMALL)
+    with RunFolder(tmp_path, "nas.train", "--out") as folder:
+        folder.start()
+        folder.write("model.json", (tmp_path / "model.json").read_bytes())
+    for _ in range(2):
+        assert _export("--weights", weights, "--out", tmp_path, "--formats", "torch-export") == 0
+    assert "WARNING" not in capsys.readouterr().out
 
 
 def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:

@@ -188,7 +188,7 @@ def test_a_fixed_list_is_proposed_in_order(tmp_path: Path) -> None:
     assert [r.job.proposal.labels for r in resumed.results] == [{"origin": "search"}]
 
 
-def test_a_record_of_another_list_is_refused() -> None:
+def test_a_list_that_changed_under_its_name_is_refused() -> None:
     other = Proposal(architecture=network(99), epochs=1, seed=0)
-    with pytest.raises(UserError, match="not what was to be measured there"):
+    with pytest.raises(UserError, match="Trial 0 of the record is of w99k3, which is not"):
         FixedProposer(proposals(1)).restore(0, other, {}, None)

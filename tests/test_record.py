@@ -1,11 +1,13 @@
 """The record: an ordinary Optuna study in SQLite."""
 
+import math
 import sqlite3
 from pathlib import Path
 
 import optuna
+import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.evaluate import Outcome
 from nas.search.record import Record, all_records, outcome_of
@@ -43,9 +45,44 @@ def test_failed_trials_keep_state_and_reason(tmp_path: Path) -> None:
     record.conclude(trial_id, outcome, {})
     record.end(trial_id, None, outcome, {})
     (trial,) = record.trials()
-    assert (trial.state, trial.params, trial.value) == (TrialState.FAIL, {"k": 5}, None)
+    assert (trial.state, trial.user_attrs["choices"], trial.value) == (
+        TrialState.FAIL,
+        {"k": 5},
+        None,
+    )
     assert outcome_of(trial) == outcome
     record.close()
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_trials_are_those_that_optuna_reads(objectives: int, tmp_path: Path) -> None:
+    """But for the parameters; those of another study are not among them."""
+    database = tmp_path / "study.db"
+    Record(database, "other").begin({}, {}, {"slot": 7}, {})
+    record = Record(database, "s", directions=["maximize"] * objectives)
+    distributions = {"k": CategoricalDistribution((3, 5))}
+    ends = [Outcome(accuracy=0.5), Outcome(accuracy=0.25, reason="pruned"), Outcome(reason="nan")]
+    for slot, outcome in enumerate(ends):
+        trial_id, _ = record.begin({"k": 5}, distributions, {"slot": slot}, {"s:generation": 1})
+        for epoch, value in enumerate([0.5, math.inf, -math.inf, math.nan]):
+            record.report(trial_id, epoch, value)
+        record.conclude(trial_id, outcome, {})
+        values = [0.5, math.inf][:objectives] if not outcome.reason else None
+        record.end(trial_id, values, outcome, {"s:generation": slot})
+    record.begin({}, {}, {"slot": 3}, {})
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{database}")
+    theirs = [_without_params(trial) for trial in study.trials]
+    assert [_without_params(trial) for trial in record.trials()] == theirs
+    assert len(theirs) == 4
+    record.close()
+
+
+def _without_params(trial: FrozenTrial) -> list[object]:
+    return [
+        *(trial.number, trial._trial_id, trial.state, trial.values),
+        *(trial.datetime_start, trial.datetime_complete, trial.user_attrs, trial.system_attrs),
+        repr(trial.intermediate_values),  # where NaN equals NaN
+    ]
 
 
 def test_studies_share_a_database(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DatabaseError
 
 from nas.cli import UserError
 from nas.search.evaluate import Outcome
+from nas.search.rows import read_trials
 from nas.untrusted import printable
 
 _LOCK_SECONDS = 30
@@ -90,9 +91,9 @@ class Record:
             return len(self._storage.get_study_directions(self._study_id))
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials by number."""
-        with _errors_named(self._database):
-            return self._storage.get_all_trials(self._study_id, deepcopy=False)
+        """All trials by number; their parameters are in the attribute `choices` only."""
+        with _errors_named(self._database), self._storage.engine.connect() as connection:
+            return list(read_trials(connection, self._study_id))
 
     def begin(
         self,
