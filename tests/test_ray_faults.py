@@ -124,9 +124,11 @@ def test_row_5_a_gpu_out_of_memory_on_a_worker_is_tried_again_at_half_the_batch(
 @pytest.mark.slow
 def test_row_4_a_host_out_of_memory_trains_again_at_half_the_batch(tmp_path: Path) -> None:
     """Ray kills a worker in mid-training, when it has eaten most of what is left."""
-    room = 3e9  # for two workers and what Ray itself takes, and something to eat
+    room = 5e9  # for two workers, what Ray itself takes, and others on this machine
+    if get_system_memory() - get_used_memory() < 11e9:
+        pytest.skip("needs 11 GB of free memory")
     threshold = (get_used_memory() + room) / get_system_memory()
-    memory = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "GIGABYTES": "6"}
+    memory = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "GIGABYTES": "9"}
     done = subprocess.run(
         **_command(tmp_path, 12, MEEK="1", **memory), capture_output=True, timeout=240
     )

@@ -151,12 +151,12 @@ def test_a_plain_run_does_not_go_on_with_a_supernet(
         (["--halving"], "`--halving` stops trainings early, and the trials of `--evaluator supern"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(
+def test_what_cannot_be_is_refused_before_a_run_begins(
     flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _main(tmp_path / "run", *flags) == 2
     assert words in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_other_commands_know_no_supernet(
