@@ -171,6 +171,9 @@ class Fire:
     def _start(self) -> None:
         command = self._command
         self.starts += 1
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As in a shell's background job, which would let the command begin deaf to Ctrl-C too.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self._output = command.cwd / f"output-{self.starts}.txt"
         self._before, self._was_ending = command.progress(), self._is_done or command.is_ending()
         with self._output.open("wb") as output:
