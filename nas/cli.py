@@ -27,7 +27,8 @@ _DISK_ERRORS = (
 """A disk that is full or goes bad, which comes in the middle of work; or a file that is not to be
 had, or another kind of thing under its name."""
 
-_GOES_ON = "What is finished is kept, and the same command goes on."
+GOES_ON = "What is finished is kept, and the same command goes on."
+"""The end of an error that time or the user puts right."""
 
 Settings = TypeVar("Settings")
 
@@ -108,7 +109,7 @@ def main(
             return 2
         except BrokenPipeError as error:
             with suppress(BrokenPipeError):  # as of `2>&1 | head`
-                print(f"error: Nobody reads on: {error.strerror}. {_GOES_ON}", file=sys.stderr)
+                print(f"error: Nobody reads on: {error.strerror}. {GOES_ON}", file=sys.stderr)
             # Else Python flushes once more at its end, and complains.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             for stream in (sys.stdout, sys.stderr):
@@ -125,7 +126,7 @@ def _disk_error(error: OSError) -> str:
     place = error.filename2 or error.filename or "The output"
     return (
         f"{place} cannot be written or read: {error.strerror}. Put that right, such as by making "
-        f"room. {_GOES_ON}"
+        f"room. {GOES_ON}"
     )
 
 

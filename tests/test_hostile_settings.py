@@ -58,6 +58,16 @@ OF_TRIALS = {
     # What they let in or leave out is in the fingerprint of the images.
     **{"skip_bad": True, "follow_links": True},
 }
+OF_SCALING: dict[str, tuple[Mapping[str, Any], Any]] = {
+    **IMAGES,
+    "evaluator": ({}, "tests.grid_evaluators:paper"),
+    "epochs": ({}, 9),
+    "seed": ({}, 1),
+    "baseline": ({}, "mobilenet-v2"),
+    "resolution": ({}, 48),
+    "cost": ({}, "params"),
+    "latency_batch": MEASURED,
+}
 COMMANDS = {
     "nas.run": Command(
         settings=run.Settings,
@@ -115,14 +125,7 @@ COMMANDS = {
         prepare=grid_plan.prepare,
         base={**SCALED, "baseline": "TINY"},
         binding={
-            **IMAGES,
-            "evaluator": ({}, "tests.grid_evaluators:paper"),
-            "epochs": ({}, 9),
-            "seed": ({}, 1),
-            "baseline": ({}, "mobilenet-v2"),
-            "resolution": ({}, 48),
-            "cost": ({}, "params"),
-            "latency_batch": MEASURED,
+            **OF_SCALING,
             "depth_rounding": ({}, "round"),
             "resolution_step": ({}, 2),
             "step": ({}, 0.1),
@@ -141,14 +144,7 @@ COMMANDS = {
         prepare=validate_plan.prepare,
         base={**SCALED, "baseline": "TINY", "alpha": 1.2, "beta": 1.1, "gamma": 1.15},
         binding={
-            **IMAGES,
-            "evaluator": ({}, "tests.grid_evaluators:paper"),
-            "epochs": ({}, 9),
-            "seed": ({}, 1),
-            "baseline": ({}, "mobilenet-v2"),
-            "resolution": ({}, 48),
-            "cost": ({}, "params"),
-            "latency_batch": MEASURED,
+            **OF_SCALING,
         },
         # Which networks are compared may change: each is trained alike.
         free={

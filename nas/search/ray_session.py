@@ -15,11 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nas.cli import UserError
+from nas.cli import GOES_ON, UserError
 from nas.search.leftovers import describe_leftovers, leave_mark
 from nas.search.workers import Workers, check_gpus
-
-_GOES_ON = "What is finished is kept, and the same command goes on."
 
 
 class RaySession:
@@ -41,7 +39,7 @@ class RaySession:
             # A moment later Ray finds out too, and ends this process without a word.
             raise UserError(
                 "Ray's own process on this machine (raylet) has died, as one does that the system "
-                f"ends for want of memory. {_GOES_ON}"
+                f"ends for want of memory. {GOES_ON}"
             )
         check_nodes(self.workers)
 
@@ -113,7 +111,7 @@ def check_nodes(workers: Workers) -> None:
             asked += f" and {workers.gpus_per_trial:g} GPU of one machine"
         raise UserError(
             f"A trial asks for {asked}, but Ray's largest machine has {max(cpus, default=0):g} "
-            f"CPUs. Use more --workers, for each then asks for fewer, or add a machine. {_GOES_ON}"
+            f"CPUs. Use more --workers, for each then asks for fewer, or add a machine. {GOES_ON}"
         )
 
 

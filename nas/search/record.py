@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
 
-from nas.cli import UserError
+from nas.cli import GOES_ON, UserError
 from nas.search.evaluate import Outcome
 from nas.search.rows import read_trials
 from nas.untrusted import printable
@@ -254,17 +254,16 @@ def _errors_named(database: Path) -> Iterator[None]:
 
 def named_error(database: Path, cause: sqlite3.Error) -> RecordError:
     """What is to be said of an error of SQLite's."""
-    kept = "What is finished is kept, and the same command goes on."
     if not isinstance(cause, sqlite3.OperationalError) or "no such" in str(cause):
         return damaged_error(database, str(cause))
     if "locked" in str(cause):
         return RecordError(
             f"Another process has kept {database} locked for {_LOCK_SECONDS:g} s. End it "
-            f"(`fuser {database}` names it), or wait for it. {kept}"
+            f"(`fuser {database}` names it), or wait for it. {GOES_ON}"
         )
     return RecordError(
         f"{database} cannot be written or read: {cause}. Put that right, such as by making room. "
-        f"{kept}"
+        f"{GOES_ON}"
     )
 
 

@@ -16,7 +16,6 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,16 +27,20 @@ from nas.data.dataset import Split
 from nas.supernet.envelope import extremes
 from nas.supernet.network import Supernet
 from nas.training.augment import Batches, at_resolution, derive_seed, normalise
-from nas.training.parts import autocast_dtype, build_optimizer, check_fit
+from nas.training.parts import (
+    build_optimizer,
+    check_fit,
+    mixed_precision,
+    network_randomness,
+)
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
 from search_spaces.architecture import Architecture
 from search_spaces.network import Network
 from search_spaces.spaces import Space, sample
 
-_NETWORK_DRAWS = 1
-"""Keeps the seed of dropout and stochastic depth apart from that of order and augmentation."""
 _SUBNET_DRAWS = 2
+"""Keeps the seed of the networks drawn apart from those of order, augmentation and dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +114,7 @@ class SupernetTrainer:
         for parameter in supernet.parameters():
             # Not None: a fused optimizer wants momentum for all weights of a group, or for none.
             parameter.grad = torch.zeros_like(parameter)
-        dtype = autocast_dtype(recipe, device)
-        self._autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self._autocast, self._scaler = mixed_precision(recipe, device)
 
     def run_epoch(self) -> float:
         """Train one epoch; the mean loss of the largest network.
@@ -122,7 +123,7 @@ class SupernetTrainer:
             DivergedError: The loss of a network is no finite number.
         """
         losses = []
-        with self._own_randomness():
+        with network_randomness(self.seed, self.epoch, self.device):
             for images, labels in self._batches.epoch(self.epoch):
                 losses.append(self._step(images, labels, self.epoch * self._steps + len(losses)))
         self.epoch += 1
@@ -150,20 +151,12 @@ class SupernetTrainer:
         The steps are real: use a trainer of its own for this.
         """
         marks = []
-        with self._own_randomness():
+        with network_randomness(self.seed, self.epoch, self.device):
             batches = itertools.islice(itertools.cycle(self._batches.epoch(0)), steps + 1)
             for step, (images, labels) in enumerate(batches):
                 self._step(images, labels, step)
                 marks.append(time.perf_counter())
         return (marks[-1] - marks[0]) / (steps * self.recipe.batch(self._num_images))
-
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Dropout and stochastic depth draw from torch's global generators: borrow those."""
-        cuda = [torch.cuda.current_device()] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(derive_seed(self.seed, self.epoch, _NETWORK_DRAWS))
-            yield
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> float:
         for group in self._optimizer.param_groups:

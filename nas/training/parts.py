@@ -1,5 +1,7 @@
 """What a training is put together from: network, device, optimizer, precision, moving average."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -7,9 +9,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.data.dataset import Split
+from nas.training.augment import derive_seed
 from nas.training.recipe import Recipe
 from search_spaces.builder import AnyNetwork
 from search_spaces.network import AnyModule, module_of
+
+_NETWORK_DRAWS = 1
+"""Keeps the seed of dropout and stochastic depth apart from that of order and augmentation."""
 
 
 class TrainingError(ValueError):
@@ -99,6 +105,31 @@ def autocast_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def mixed_precision(
+    recipe: Recipe, device: torch.device
+) -> tuple[torch.autocast, torch.amp.GradScaler]:
+    """The context of a forward pass, and what scales its loss; in fp32 neither does anything.
+
+    Raises:
+        TrainingError: As `autocast_dtype`.
+    """
+    dtype = autocast_dtype(recipe, device)
+    return (
+        torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
+        torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+    )
+
+
+@contextmanager
+def network_randomness(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """Dropout and stochastic depth draw from torch's global generators: borrow those for an epoch
+    of a training from `seed`."""
+    cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(derive_seed(seed, epoch, _NETWORK_DRAWS))
+        yield
 
 
 def moving_average(network: nn.Module, decay: float) -> AveragedModel:

@@ -20,21 +20,19 @@ from torch.nn.functional import cross_entropy
 
 from nas.data.dataset import Split
 from nas.ram import keep_freed_memory
-from nas.training.augment import Batches, at_resolution, derive_seed, normalise
+from nas.training.augment import Batches, at_resolution, normalise
 from nas.training.parts import (
-    autocast_dtype,
     build_network,
     build_optimizer,
     check_fit,
+    mixed_precision,
     moving_average,
+    network_randomness,
 )
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError, estimate_norms
 from search_spaces.builder import AnyNetwork
 from search_spaces.network import AnyModule
-
-_NETWORK_DRAWS = 1
-"""Keeps the seed of dropout and stochastic depth apart from that of order and augmentation."""
 
 
 class Trainer:
@@ -79,9 +77,7 @@ class Trainer:
         )
         self._steps = recipe.steps(len(train))
         self._optimizer = build_optimizer(self.network, recipe)
-        dtype = autocast_dtype(recipe, device)
-        self._autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self._autocast, self._scaler = mixed_precision(recipe, device)
         decay = recipe.average_decay(len(train))
         self._average = moving_average(self.network, decay) if decay else None
 
@@ -92,7 +88,7 @@ class Trainer:
             DivergedError: The loss of a step is no finite number. The network is of no use then.
         """
         losses = []
-        with self._own_randomness():
+        with self._training():
             for images, labels in self._batches.epoch(self.epoch):
                 losses.append(self._step(images, labels, self.epoch * self._steps + len(losses)))
         self.epoch += 1
@@ -142,7 +138,7 @@ class Trainer:
         step begins, and the answer is infinity.
         """
         start, marks = time.perf_counter(), []
-        with self._own_randomness():
+        with self._training():
             batches = itertools.islice(itertools.cycle(self._batches.epoch(0)), steps + 1)
             for step, (images, labels) in enumerate(batches):
                 if time.perf_counter() - start > patience:
@@ -152,11 +148,8 @@ class Trainer:
         return (marks[-1] - marks[0]) / (steps * self.recipe.batch(len(self._train)))
 
     @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Dropout and stochastic depth draw from torch's global generators: borrow those."""
-        cuda = [torch.cuda.current_device()] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(derive_seed(self.seed, self.epoch, _NETWORK_DRAWS))
+    def _training(self) -> Iterator[None]:
+        with network_randomness(self.seed, self.epoch, self.device):
             self.network.train()
             yield
 
