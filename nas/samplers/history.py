@@ -186,10 +186,10 @@ class Past:
         if self._choices is None or self._choices.distributions != choices.distributions:
             self._forget_indices(choices)
         for trial in self._ended[len(self._indices) :]:
-            described = choices.describes(trial)
-            self._indices.append(choices.encode(trial.params) if described else None)
-            if described and trial.state in _TAKEN:
-                self._taken.add(choices.encode(trial.params))
+            indices = choices.encode(trial.params) if choices.describes(trial) else None
+            self._indices.append(indices)
+            if indices is not None and trial.state in _TOLD:  # it has ended
+                self._taken.add(indices)
 
     def _known(self, trial: FrozenTrial) -> Indices | None:
         is_known = trial.number < len(self._ended) and self._ended[trial.number] is trial
