@@ -3,7 +3,8 @@
 Networks spread over a space are trained alone with several seeds, and measured with the weights of
 supernets of several seeds. How far two trainings of the same networks agree is the ceiling for any
 ranking of them; multiply-adds, which cost nothing, are the floor. The same command on the same
-folder resumes; what is trained is not trained again when more networks or seeds are asked for.
+folder resumes; what is trained is not trained again when more networks, seeds or other supernets
+are asked for.
 """
 
 import sys
@@ -104,14 +105,14 @@ class Prepared:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What must not change when the run goes on; numbers of networks and seeds may."""
+        """What must not change when the run goes on; numbers of networks and seeds, and supernets,
+        may."""
         settings = self.settings
         return {
             "space": settings.space,
             "resolution": self.task.resolution,
             "target_macs": self.target_macs,
             "epochs": settings.epochs,
-            "supernet": self.job(0).conditions,
             "seed": settings.seed,
             **self.task.conditions,
         }
@@ -225,11 +226,12 @@ def _train(prepared: Prepared, folder: "RunFolder") -> Ranking:
     shared, spent = [], []
     for index in range(settings.supernet_seeds):
         print(f"trial   supernet {index + 1} of {settings.supernet_seeds}", flush=True)
-        own = folder.path / f"supernet-{index}"
-        evaluator = prepared.job(index).train(own, lambda line: print(line, flush=True))
+        job = prepared.job(index)
+        name = "-".join(["supernet", *map(str, job.conditions.values()), str(index)])
+        evaluator = job.train(folder.path / name, lambda line: print(line, flush=True))
         proposals = _proposals(prepared, settings.supernet_epochs, [_SHARED_SEEDS + index])
-        shared.append(_accuracies(runner(evaluator), f"supernet{index}", proposals, 1))
-        spent.append(seconds_spent(own))
+        shared.append(_accuracies(runner(evaluator), name, proposals, 1))
+        spent.append(seconds_spent(folder.path / name))
     return Ranking(
         macs=np.array([count(network).macs for network in prepared.networks], dtype=float),
         alone=alone[0],

@@ -1,16 +1,19 @@
 """The sandwich rule, its reproducibility, and the training of a supernet in a folder."""
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nas.cli import UserError
+from nas.data.dataset import Split
 from nas.supernet.job import SupernetJob
 from nas.supernet.network import Supernet, supernet
 from nas.supernet.trainer import Sandwich, SupernetTrainer
@@ -152,7 +155,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, finished: tuple[Path, Any]
         JOB.train(tmp_path, interrupt)
     weights, lines = _finish(tmp_path)
     assert lines[0] == "resume  the supernet after epoch 1 of 3"
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert _equal(weights, finished[1])
 
 
@@ -170,7 +173,8 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
 
 def test_finished_weights_are_not_trained_again(finished: tuple[Path, Any]) -> None:
     weights, lines = _finish(finished[0])
-    assert lines == ["resume  the supernet after epoch 3 of 3"]
+    assert lines[0] == "resume  the supernet after epoch 3 of 3"
+    assert len(lines) == 2
     assert _equal(weights, finished[1])
 
 
@@ -204,11 +208,23 @@ def test_the_plan_tells_parameters_and_memory() -> None:
 @pytest.mark.slow
 def test_shared_weights_learn(tmp_path: Path) -> None:
     job = replace(JOB, training=training(240), epochs=12)
-    evaluator = job.train(tmp_path, lambda line: None)
+    lines: list[str] = []
+    evaluator = job.train(tmp_path, lines.append)
+    assert re.match(r"learnt  8 random networks reach 0\.\d{3} to ", lines[-1])
     for architecture in (job.sandwich.largest, job.sandwich.smallest, SPACE.decode(_middle())):
         value = evaluator(architecture, epochs=1, seed=0)
         assert value == evaluator(architecture, epochs=7, seed=3)  # nothing else is looked at
         assert value > 0.6, architecture.name
+
+
+def test_weights_that_learnt_nothing_are_told(tmp_path: Path) -> None:
+    given = training()
+    labels = np.random.default_rng(0).permutation(given.validation.labels)
+    pointless = replace(given.data, search_validation=Split(given.validation.images, labels))
+    job = replace(JOB, training=replace(given, data=pointless), epochs=1)
+    lines = _finish(tmp_path, job)[1]
+    assert "the largest class alone is 0.333: they learnt nothing" in lines[-1]
+    assert lines[-1].startswith("WARNING 8 random networks reach ")
 
 
 def _middle() -> dict[str, Any]:

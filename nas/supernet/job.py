@@ -1,13 +1,18 @@
 """The training of a supernet in a folder: planned with its cost, gone on with after a kill."""
 
+import math
+import random
+import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nas.cli import UserError, format_duration, format_number
+from nas.data.dataset import majority_share
 from nas.search.memory import format_bytes
 from nas.supernet.envelope import KINDS, Envelope, envelope_of
 from nas.supernet.evaluator import SupernetAccuracy
@@ -20,7 +25,10 @@ from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
 from search_spaces.files import differences
-from search_spaces.spaces import Space
+from search_spaces.spaces import Space, sample
+
+_LOOKED_AT = 8
+"""Networks that tell whether the weights learnt anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +126,9 @@ class SupernetJob:
                 f" {trainer.epoch:>{len(str(self.epochs))}}/{self.epochs}   loss of the largest "
                 f"{loss:.4f}   eta {left}"
             )
-        return self._evaluator(trainer.supernet)
+        evaluator = self._evaluator(trainer.supernet)
+        announce(self._learnt(evaluator))
+        return evaluator
 
     @cached_property
     def envelope(self) -> Envelope:
@@ -138,6 +148,31 @@ class SupernetJob:
     def recipe(self) -> Recipe:
         """A trial's, over more epochs."""
         return self.training.recipe(self.epochs)
+
+    def _learnt(self, evaluator: SupernetAccuracy) -> str:
+        """What a few random networks can do with the shared weights, and a warning if that is
+        nothing: then their ranking is chance, too."""
+        rng = random.Random(0)
+        reached = []
+        for _ in range(_LOOKED_AT):
+            network = self.space.decode(sample(self.space, rng))
+            with suppress(DivergedError):  # a failed trial, should a search try it
+                reached.append(evaluator(network, epochs=self.epochs, seed=self.seed))
+        if not reached:
+            raise UserError("No network gets finite logits from the supernet's weights.")
+        chance = majority_share(self.training.validation)
+        mean = statistics.fmean(reached)
+        found = (
+            f"{_LOOKED_AT} random networks reach {min(reached):.3f} to {max(reached):.3f} with the "
+            f"shared weights, {mean:.3f} on average; the largest class alone is {chance:.3f}"
+        )
+        noise = math.sqrt(chance * (1 - chance) / len(self.training.validation))
+        if mean > chance + 2 * noise:
+            return f"learnt  {found}"
+        return (
+            f"WARNING {found}: they learnt nothing that a search could use. Take more "
+            "--supernet-epochs, or a space whose blocks are alike, such as --space efficientnet."
+        )
 
     def _fresh(self) -> Supernet:
         return supernet(self.envelope, self.seed)
