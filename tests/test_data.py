@@ -97,6 +97,28 @@ class TestSearch:
         with pytest.raises(DataError, match=r"0 < holdout < 1"):
             load_for_search(str(pets), size=4, holdout=holdout)
 
+    def test_images_that_the_limit_leaves_out_may_judge(self):
+        plain = load_for_search("digits", size=8, limit=300)
+        more = load_for_search("digits", size=8, limit=300, judges=500)
+        assert same(more.train, plain.train)
+        assert len(more.search_validation) == 500
+        assert contents(plain.search_validation) < contents(more.search_validation)
+        assert not contents(more.search_validation) & contents(more.train)
+        whole = np.array(counts(load_for_training("digits", size=8).train))
+        share = 500 * whole / whole.sum()
+        np.testing.assert_allclose(counts(more.search_validation), share, atol=2)
+
+    def test_fewer_judges_leave_more_to_train_on(self):
+        data = load_for_search("digits", size=8, limit=300, judges=20)
+        assert (len(data.train), counts(data.search_validation)) == (280, [2] * 10)
+
+    @pytest.mark.parametrize(("limit", "most"), [(None, 144), (300, 1167)])
+    def test_judges_are_not_trained_on(self, limit, most):
+        most_judges = load_for_search("digits", size=8, limit=limit, judges=most)
+        assert len(most_judges.search_validation) == most
+        with pytest.raises(DataError, match=rf"{most + 1} images to judge by .* the {most} that"):
+            load_for_search("digits", size=8, limit=limit, judges=most + 1)
+
     def test_limit_too_small(self, pets):
         with pytest.raises(DataError, match="Allow at least 4"):
             load_for_search(str(pets), size=4, limit=3)

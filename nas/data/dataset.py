@@ -91,6 +91,7 @@ def load_for_search(
     size: int | None,
     limit: int | None = None,
     holdout: float = 0.1,
+    judges: int | None = None,
     seed: int = 0,
     skip_bad: bool = False,
     follow_links: bool = False,
@@ -104,6 +105,8 @@ def load_for_search(
         limit: At most this many train images, stratified, the held-out ones included.
         holdout: Share of them that becomes `search_validation`, stratified, one image of each
             class at least.
+        judges: Images of `search_validation` instead; those above the share are train images that
+            `limit` leaves out, so that training has as many as without them.
         seed: Fixes both choices; every stage that is to see the same split passes the same.
         skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
         follow_links: Follow symbolic links out of the data set's folder.
@@ -116,7 +119,9 @@ def load_for_search(
     layout, labels = layout_problems(opened), opened.train.labels
     native = _native_size(opened, layout)
     nothing = np.arange(0)
-    trained, judged = (nothing, nothing) if layout else _hold_out(labels, limit, holdout, seed)
+    trained, judged = (nothing, nothing) if layout else _hold_out(
+        labels, limit, holdout, judges, seed
+    )
     order = np.concatenate([trained, judged])
     orders = {"train": (opened.train, order)}
     images, readings, told = read_cached(
@@ -261,24 +266,43 @@ def _open(
 
 
 def _hold_out(
-    labels: np.ndarray, limit: int | None, holdout: float, seed: int
+    labels: np.ndarray, limit: int | None, holdout: float, judges: int | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the images to train on and to judge by; every class is in both."""
     if not 0 < holdout < 1:
         raise DataError(f"`0 < holdout < 1` must hold; got {holdout}.")
     counts = np.bincount(labels)
-    kept = np.arange(len(labels))
+    kept, spare = np.arange(len(labels)), np.arange(0)
     if limit is not None and limit < len(labels):
         if limit < 2 * len(counts):
             raise DataError(
                 f"{limit} images leave fewer than 2 for each of {len(counts)} classes, one to "
                 f"train on and one to judge by. Allow at least {2 * len(counts)}."
             )
-        kept, _ = draw(labels, allocate(counts, limit, low=2, high=counts), seed=seed)
-        counts = np.bincount(labels[kept])
-    held = allocate(counts, round(holdout * len(kept)), low=1, high=counts - 1)
+        kept, spare = draw(labels, allocate(counts, limit, low=2, high=counts), seed=seed)
+    among = np.bincount(labels[kept])
+    share = round(holdout * len(kept))
+    held = allocate(among, min(share, judges or share), low=1, high=among - 1)
     judged, trained = draw(labels[kept], held, seed=seed + 1)
-    return kept[trained], kept[judged]
+    return kept[trained], _joined(labels, kept[judged], spare, judges or 0, seed + 2)
+
+
+def _joined(
+    labels: np.ndarray, judged: np.ndarray, spare: np.ndarray, judges: int, seed: int
+) -> np.ndarray:
+    """Positions of so many images to judge by: those `judged`, and of the `spare` ones the rest."""
+    if judges <= len(judged):
+        return judged
+    if judges > len(judged) + len(spare):
+        raise DataError(
+            f"{judges} images to judge by are more than the {len(judged) + len(spare)} that are "
+            "not trained on. Ask for fewer, or lower the number of images in training."
+        )
+    counts = np.bincount(labels[spare])
+    more, _ = draw(
+        labels[spare], allocate(counts, judges - len(judged), low=0, high=counts), seed=seed
+    )
+    return np.sort(np.concatenate([judged, spare[more]]))
 
 
 def _native_size(source: Source, layout: Sequence[str]) -> int:
