@@ -1,6 +1,7 @@
 """How training steps are computed: the rule that chooses it, the probe, and that it is obeyed."""
 
 import io
+import pickle
 from dataclasses import asdict
 
 import numpy as np
@@ -124,7 +125,8 @@ def test_engines_differ_by_rounding_alone() -> None:
 
 def test_half_the_batch_and_a_worker_compute_alike() -> None:
     evaluator = ProxyTraining(data=image_data(noise(40), held_out=noise(20)), engine=ALL[3])
-    for recipe in (evaluator.recipe(3), evaluator.at_half_batch().recipe(3)):
+    for same in (evaluator, evaluator.at_half_batch(), pickle.loads(pickle.dumps(evaluator))):
+        recipe = same.recipe(3)
         assert (recipe.precision, recipe.memory_format) == ("bf16", "contiguous")
     assert asdict(evaluator.recipe(3)) == asdict(ALL[3].applied(Recipe.proxy(3)))
 
