@@ -190,7 +190,14 @@ def test_auto_workers_fill_the_cores_as_far_as_memory_goes() -> None:
     assert auto.held_by(10**10, 10**9).describe() == (
         "4 x 1 thread on Ray Tune (auto: 8 cores, 2.0 GB each of 10.0 GB free)"
     )
-    assert Workers(count=4, why="4 cores").threads == 1
+
+
+def test_auto_workers_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where memory leaves some of the cores unused."""
+    monkeypatch.setattr(module, "num_cores", lambda: 8)
+    assert Workers(count=3, why="8 cores").threads == 1
+    assert Workers(count=3).threads == 2
+    assert Workers(count=2, why="2 GPUs", gpus_per_trial=1.0).threads == 4
 
 
 def test_auto_workers_take_every_core_or_fill_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

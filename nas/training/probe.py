@@ -124,11 +124,12 @@ class _Run:
         self._recipe, self._device = engine.applied(recipe), device
         self._trainer: Trainer | None = None
         self._times: list[float] = []
+        self._has_failed = False
 
     @property
     def speed(self) -> Speed:
         """The median's."""
-        if not self._times:
+        if self._has_failed or not self._times:
             return Speed(engine=self._engine, images_per_second=None)
         per_second = float(f"{1 / statistics.median(self._times):.4g}")
         return Speed(engine=self._engine, images_per_second=per_second)
@@ -145,6 +146,8 @@ class _Run:
     def turn(self, patience: float) -> float:
         """Seconds an image, from a step after one to warm up; infinity if it fails, or is not
         waited for."""
+        if self._has_failed:
+            return math.inf
         try:
             if self._trainer is None:
                 self._trainer = short_training(
@@ -152,7 +155,7 @@ class _Run:
                 )
             seconds = self._trainer.seconds_per_image(1, patience=patience)
         except Exception:  # memory; or a user's network, in a precision that it was not written for
-            self._times.clear()
+            self._has_failed, self._trainer = True, None
             return math.inf
         if seconds < math.inf:
             self._times.append(seconds)
