@@ -1,10 +1,10 @@
 """The folder of a run or a training: its lock, its files, and the manifest that vouches for them.
 
-`manifest.json` has the format of the folder, who wrote it, how its trials train, and size and SHA-256
-of every file that went through `RunFolder.write`. It is written *before* the file, with what the file will be and what
-it still is, so a process that dies between the two leaves no file that looks damaged. Not in it are
-`study.db`, which SQLite keeps whole, and files that change all the time and are checked where they
-are read (`UNLISTED`).
+`manifest.json` has the format of the folder, who wrote it, how its trials train, and size and
+SHA-256 of every file that went through `RunFolder.write`. It is written *before* the file, with
+what the file will be and what it still is, so a process that dies between the two leaves no file
+that looks damaged. Not in it are `study.db`, which SQLite keeps whole, and files that change all
+the time and are checked where they are read (`UNLISTED`).
 """
 
 import hashlib

@@ -89,9 +89,13 @@ def test_every_engine_trains_as_it_says_and_resumes_bit_for_bit(engine: Engine) 
         return Trainer(build_network(tiny(), 0), noise(40), recipe, seed=0, device=CPU)
 
     whole, first, second = trainer(), trainer(), trainer()
+
+    def note(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        convolved.extend((*given, out))
+
     for module in whole.network.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda _, given, out: convolved.extend((*given, out)))
+            module.register_forward_hook(note)
     losses = [whole.run_epoch()]
     last = engine.memory_format == "channels-last"
     wide = [x for x in convolved if x.shape[1] > 1 and x.shape[2] > 1]

@@ -50,11 +50,13 @@ def engines(
     """
     precisions: list[Precision] = [definite_precision(precision, device)]
     if precision == "auto":
-        precisions += [p for p in ("fp32", *native_precisions(device)) if p not in precisions]
+        precisions += ["fp32", *native_precisions(device)]
     formats: Sequence[MemoryFormat] = ("channels-last", "contiguous")
     if memory_format is not None:
         formats = (memory_format,)
-    return [Engine(precision=p, memory_format=f) for p in precisions for f in formats]
+    return [
+        Engine(precision=p, memory_format=f) for p in dict.fromkeys(precisions) for f in formats
+    ]
 
 
 def native_precisions(device: torch.device) -> list[Precision]:
