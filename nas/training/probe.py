@@ -48,9 +48,10 @@ def engines(
     Raises:
         TrainingError: The precision is not to be had on `device`.
     """
-    precisions: list[Precision] = [definite_precision(precision, device)]
+    default = definite_precision(precision, device)
+    others: set[Precision] = set()
     if precision == "auto":
-        precisions += ["fp32", *native_precisions(device)]
+        others = {"fp32", *native_precisions(device)} - {default}
     formats: Sequence[MemoryFormat] = ("channels-last", "contiguous")
     if memory_format is not None:
         formats = (memory_format,)
