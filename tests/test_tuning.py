@@ -59,7 +59,7 @@ def _finds(best: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         return tuple(Speed(engine=e, images_per_second=20.0 if e == best else 10) for e in engines)
 
     monkeypatch.setattr(probe, "measure", measure)
-    monkeypatch.setattr(probe, "native_precisions", lambda _: ["bf16"])
+    monkeypatch.setattr(probe, "native_precisions", lambda _: ["fp32", "bf16"])
 
 
 def _engine_line(text: str) -> str:

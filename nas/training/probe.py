@@ -49,23 +49,21 @@ def engines(
         TrainingError: The precision is not to be had on `device`.
     """
     default = definite_precision(precision, device)
-    others: set[Precision] = set()
-    if precision == "auto":
-        others = {"fp32", *native_precisions(device)} - {default}
+    native = native_precisions(device) if precision == "auto" else []
+    precisions = [default, *(p for p in native if p != default)]
     formats: Sequence[MemoryFormat] = ("channels-last", "contiguous")
     if memory_format is not None:
         formats = (memory_format,)
-    return [
-        Engine(precision=p, memory_format=f) for p in dict.fromkeys(precisions) for f in formats
-    ]
+    return [Engine(precision=p, memory_format=f) for p in precisions for f in formats]
 
 
 def native_precisions(device: torch.device) -> list[Precision]:
-    """Lower precisions that `device` has instructions for: emulated ones are slow."""
+    """Those that `device` has instructions for, fp32 first: emulated ones are slow."""
     if device.type == "cuda":
-        return ["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["fp16"]
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ["fp32", "bf16"] if native else ["fp32", "fp16"]
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 has none
-    return ["bf16"] if any(capabilities.get(name) for name in _BF16) else []
+    return ["fp32", "bf16"] if any(capabilities.get(name) for name in _BF16) else ["fp32"]
 
 
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")
