@@ -43,13 +43,15 @@ class Command:
         return dict(self.prepare(self.settings(**{**self.base, **values})).conditions)
 
 
+FOUND = {"evaluator": None, "data": "IMAGES", "precision": "fp32", "memory_format": "contiguous"}
+"""With no probe, which would take its seconds each time."""
 IMAGES: dict[str, tuple[Mapping[str, Any], Any]] = {
-    "data": ({"evaluator": None, "data": "IMAGES"}, "digits"),
-    "max_images": ({"evaluator": None, "data": "IMAGES"}, 12),
-    "batch_size": ({"evaluator": None, "data": "IMAGES"}, 8),
-    "flip": ({"evaluator": None, "data": "IMAGES"}, False),
+    "data": (FOUND, "digits"),
+    "max_images": (FOUND, 12),
+    "batch_size": (FOUND, 8),
+    "flip": (FOUND, False),
 }
-SHARED = {"evaluator": "supernet", "data": "IMAGES", "num_classes": None, "supernet_epochs": 2}
+SHARED = {**FOUND, "evaluator": "supernet", "num_classes": None, "supernet_epochs": 2}
 MEASURED = ({}, None)
 """Where a plan alone measures latencies for minutes; nas.run's does not, and is tried."""
 OF_TRIALS = {

@@ -50,7 +50,7 @@ def engines(
     """
     default = definite_precision(precision, device)
     native = native_precisions(device) if precision == "auto" else []
-    precisions = [default, *(p for p in native if p != default)]
+    precisions: list[Precision] = [default, *(p for p in native if p != default)]
     formats: Sequence[MemoryFormat] = ("channels-last", "contiguous")
     if memory_format is not None:
         formats = (memory_format,)
@@ -62,7 +62,7 @@ def native_precisions(device: torch.device) -> list[Precision]:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return ["fp32", "bf16"] if native else ["fp32", "fp16"]
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch before 2.10 has none
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch has none
     return ["fp32", "bf16"] if any(capabilities.get(name) for name in _BF16) else ["fp32"]
 
 
