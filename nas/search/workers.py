@@ -76,9 +76,11 @@ class Workers:
             free: Bytes to be had.
             training: Bytes that the training of a large network takes.
         """
-        each = training + WORKER_BYTES
-        count = min(self.count, max(1, int(_USABLE * free / each)))
-        why = f"{self.why}, {each / 1e9:.1f} GB each of {free / 1e9:.1f} GB free"
+        each, usable = training + WORKER_BYTES, _USABLE * free
+        count = min(self.count, max(1, int(usable / each)))
+        why = (
+            f"{self.why}; {each / 1e9:.1f} GB each of {usable / 1e9:.1f}, {_USABLE:.0%} of the free"
+        )
         return replace(self, count=count, why=why)
 
     def limit(self, epochs: int) -> float | None:
