@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.training import probe
-from nas.training.engine import WORTH, Choice, Engine, Speed, choose
+from nas.training.engine import Choice, Engine, Timings, choose
 from nas.training.parts import TrainingError, build_network
 from nas.training.probe import engines, measure
 from nas.training.proxy import ProxyTraining
@@ -28,37 +28,47 @@ ALL = [
 ]
 
 
-def _speeds(*images_per_second: float | None) -> tuple[Speed, ...]:
-    pairs = zip(ALL, images_per_second, strict=True)
-    return tuple(Speed(engine=engine, images_per_second=speed) for engine, speed in pairs)
+def _timings(*turns: tuple[float, ...]) -> list[Timings]:
+    """Images a second in each turn, by engine."""
+    pairs = zip(ALL, turns, strict=True)
+    return [Timings(engine=e, seconds=tuple(1 / speed for speed in t)) for e, t in pairs]
+
+
+def _even(*speeds: float) -> list[Timings]:
+    return _timings(*((speed,) * 4 if speed else () for speed in speeds))
 
 
 @pytest.mark.parametrize(
-    ("images_per_second", "chosen"),
+    ("timings", "chosen"),
     [
-        ((100.0, 40.0, 90.0, 30.0), 0),
-        ((100.0, 400.0, 90.0, 500.0), 3),
-        ((100.0, 100 * WORTH, 100.0, 100.0), 0),  # not more than noise
-        ((100.0, 100 * WORTH + 0.1, 104.9, 100.0), 1),
-        ((100.0, None, None, None), 0),
-        ((None, 30.0, 40.0, None), 2),  # the default ran out of memory
-        ((None, None, None, None), 0),
+        (_even(100, 40, 90, 30), 0),
+        (_even(100, 400, 90, 500), 3),
+        (_even(100, 104.9, 100, 100), 0),  # not more than noise
+        (_even(100, 105.1, 104.9, 100), 1),
+        (_even(100, 0, 0, 0), 0),
+        (_even(0, 30, 40, 0), 2),  # the default ran out of memory
+        (_even(0, 0, 0, 0), 0),
+        (_timings((100, 50, 50, 90), (99, 80, 80, 85), (), ()), 0),  # faster in half of its turns
+        (_timings((100, 50, 50, 90), (99, 80, 80, 95), (), ()), 1),
+        (_timings((100, 100), (120,), (), ()), 0),  # far behind a third, it got no second turn
     ],
 )
 def test_the_fastest_engine_is_chosen_if_it_is_worth_leaving_the_default(
-    images_per_second: tuple[float | None, ...], chosen: int
+    timings: list[Timings], chosen: int
 ) -> None:
-    speeds = _speeds(*images_per_second)
-    assert choose(speeds) == Choice(engine=ALL[chosen], source="probe", speeds=speeds)
+    choice = choose(timings)
+    assert (choice.engine, choice.source) == (ALL[chosen], "probe")
+    assert [speed.engine for speed in choice.speeds] == ALL
 
 
 def test_a_choice_says_what_it_was_made_from() -> None:
-    assert choose(_speeds(2035.4, 655.2, 8.765, None)).describe() == (
+    uneven = _timings((2035.4,), (655.2, 600, 700), (8.765,), ())
+    assert choose(uneven).describe() == (
         "channels-last, fp32 (probe: 2,035 images/s; contiguous, fp32 655; channels-last, bf16 "
         "8.8; contiguous, bf16 -)"
     )
     assert (
-        choose(_speeds(1.0, 2.0, 1.0, 1.0))
+        choose(_even(1, 2, 1, 1))
         .describe()
         .startswith("contiguous, fp32 (probe: 2 images/s; channels-last, fp32 1;")
     )
@@ -156,12 +166,12 @@ def picky(*, depth: float, width: float, resolution: int) -> nn.Module:
 
 
 def test_the_probe_measures_every_engine_that_works() -> None:
-    speeds = measure(tiny(), noise(64), Recipe.proxy(1), ALL, device=CPU)
-    assert [speed.engine for speed in speeds] == ALL
-    assert all((speed.images_per_second or 0) > 0 for speed in speeds)
+    timings = measure(tiny(), noise(64), Recipe.proxy(1), ALL, device=CPU)
+    assert [t.engine for t in timings] == ALL
+    assert all(t.seconds and min(t.seconds) > 0 for t in timings)
     network = BuiltNetwork(name="picky", reference="tests.test_engine:picky", resolution=8)
-    speeds = measure(network, noise(64), Recipe.proxy(1), ALL, device=CPU)
-    assert [speed.images_per_second is None for speed in speeds] == [False, False, True, True]
+    timings = measure(network, noise(64), Recipe.proxy(1), ALL, device=CPU)
+    assert [bool(t.seconds) for t in timings] == [True, True, False, False]
 
 
 def test_an_engine_that_runs_out_of_memory_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +187,9 @@ def test_an_engine_that_runs_out_of_memory_is_not_chosen(monkeypatch: pytest.Mon
     monkeypatch.setattr(probe, "_BEHIND", math.inf)
 
     monkeypatch.setattr(Trainer, "_step", short)
-    speeds = measure(tiny(), noise(64), Recipe.proxy(1), ALL[:2], device=CPU)
-    assert speeds[0].images_per_second is None
-    assert choose(speeds).engine == ALL[1]
+    timings = measure(tiny(), noise(64), Recipe.proxy(1), ALL[:2], device=CPU)
+    assert timings[0].seconds == ()
+    assert choose(timings).engine == ALL[1]
 
 
 def test_the_batch_is_not_chosen_by_speed() -> None:

@@ -17,7 +17,7 @@ from nas.search.plan import Plan, prepare
 from nas.search.tuning import tuned
 from nas.search.workers import Workers, workers_for
 from nas.training import probe
-from nas.training.engine import Choice, Engine, Speed
+from nas.training.engine import Choice, Engine, Timings
 from tests.models import tiny
 from tests.trees import plant
 
@@ -56,7 +56,7 @@ def _finds(best: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the probe find `best` twice as fast as all others."""
 
     def measure(_network: Any, _train: Any, _recipe: Any, engines: Any, **_: Any) -> Any:
-        return tuple(Speed(engine=e, images_per_second=20.0 if e == best else 10) for e in engines)
+        return [Timings(engine=e, seconds=(0.05 if e == best else 0.1,)) for e in engines]
 
     monkeypatch.setattr(probe, "measure", measure)
     monkeypatch.setattr(probe, "native_precisions", lambda _: ["fp32", "bf16"])

@@ -5,6 +5,8 @@ have the same, which its manifest records. The batch is no part of it and is nev
 for it changes what a network learns in an epoch; only a lack of memory halves it. Loads no torch.
 """
 
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +15,8 @@ from nas.training.recipe import MemoryFormat, Precision, Recipe
 WORTH = 1.05
 """How many times the speed of the default another engine must have to take its place: the choice
 shall not turn with noise."""
+WON = 0.75
+"""Share of the turns that it must have been faster in, for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +68,44 @@ class Choice:
         return f"{self.engine} (probe: {own} images/s{others})"
 
 
-def choose(speeds: tuple[Speed, ...]) -> Choice:
-    """The fastest engine, if it is `WORTH` leaving the default, which comes first."""
-    default, *others = speeds
-    best, worth = default, WORTH * (default.images_per_second or 0.0)
-    for speed in others:
-        if (speed.images_per_second or 0.0) > worth:
-            best, worth = speed, speed.images_per_second or 0.0
-    return Choice(engine=best.engine, source="probe", speeds=speeds)
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """What a probe saw of an engine."""
+
+    engine: Engine
+    seconds: tuple[float, ...] = ()
+    """An image, turn by turn; none if the engine failed."""
+
+    @property
+    def speed(self) -> Speed:
+        """The median turn's."""
+        if not self.seconds:
+            return Speed(engine=self.engine, images_per_second=None)
+        return Speed(
+            engine=self.engine,
+            images_per_second=float(f"{1 / statistics.median(self.seconds):.4g}"),
+        )
+
+    def beats(self, default: "Timings") -> bool:
+        """Whether it is `WORTH` leaving the default that took its turns beside it.
+
+        Where other work makes turns uneven, a median alone may be ahead by luck.
+        """
+        if not (self.seconds and default.seconds):
+            return bool(self.seconds)
+        ahead = statistics.median(default.seconds) >= WORTH * statistics.median(self.seconds)
+        if not ahead or len(self.seconds) != len(default.seconds):  # it fell behind
+            return False
+        won = sum(own < other for own, other in zip(self.seconds, default.seconds, strict=True))
+        return won >= WON * len(self.seconds)
+
+
+def choose(timings: Sequence[Timings]) -> Choice:
+    """The fastest engine of those that beat the default, which comes first; else that."""
+    default, *others = timings
+    better = [other for other in others if other.beats(default)]
+    best = min(better, key=lambda t: statistics.median(t.seconds), default=default)
+    return Choice(engine=best.engine, source="probe", speeds=tuple(t.speed for t in timings))
 
 
 def _number(speed: Speed) -> str:

@@ -1,13 +1,12 @@
 """A short probe: which engine trains fastest on this device.
 
 A few real steps of a typical network on the run's images, by every engine in turn, so that a burst
-of other work on the machine meets all; what counts is the median of each one's turns. An engine
-that is far behind gets no second turn. Batch and threads are not probed: the batch is part of what
+of other work on the machine meets all; `nas.training.engine.choose` has the rule. An engine that
+falls far behind gets no further turn. Batch and threads are not probed: the batch is part of what
 a network learns, and one thread a trial is a rule (`nas.search.workers.Workers.threads`).
 """
 
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from nas.data.dataset import Split
-from nas.training.engine import Engine, Speed
+from nas.training.engine import Engine, Timings
 from nas.training.parts import definite_precision
 from nas.training.recipe import MemoryFormat, Precision, Recipe
 from nas.training.trainer import Trainer, short_training
@@ -24,7 +23,7 @@ from search_spaces.builder import AnyNetwork
 SECONDS = 5.0
 """After so long no further turn begins; half of it is for the first, for which the batch is cut."""
 
-_TURNS = 5
+_TURNS = 15
 _LEAST = 16
 """Images that the batch is not cut below: with fewer, other things count than with a whole one."""
 _BEHIND = 1.3
@@ -77,7 +76,7 @@ def measure(
     engines: Sequence[Engine],
     *,
     device: torch.device,
-) -> tuple[Speed, ...]:
+) -> list[Timings]:
     """How fast the `engines` are, the first being the default.
 
     Args:
@@ -107,7 +106,7 @@ def measure(
             break
     if device.type == "cuda":
         torch.cuda.empty_cache()  # trials may be other processes' on this GPU
-    return tuple(run.speed for run in runs)
+    return [run.timings for run in runs]
 
 
 class _Run:
@@ -128,12 +127,9 @@ class _Run:
         self._has_failed = False
 
     @property
-    def speed(self) -> Speed:
-        """The median's."""
-        if self._has_failed or not self._times:
-            return Speed(engine=self._engine, images_per_second=None)
-        per_second = float(f"{1 / statistics.median(self._times):.4g}")
-        return Speed(engine=self._engine, images_per_second=per_second)
+    def timings(self) -> Timings:
+        """What was seen of it."""
+        return Timings(engine=self._engine, seconds=() if self._has_failed else tuple(self._times))
 
     def start(self, batch: int) -> None:
         """Begin anew, with so many images a step."""
