@@ -193,12 +193,14 @@ def _prepare(settings: Settings) -> Prepared:
         target_macs=target,
     )
     chosen = spread(space, settings.networks, seed=settings.seed)
+    networks = tuple(space.decode(choices) for choices in chosen)
+    task, workers = settings.tune(task, workers, networks, run_dir=settings.run_dir)
     return Prepared(
         settings=settings,
         task=task,
         space=space,
         target_macs=target,
-        networks=tuple(space.decode(choices) for choices in chosen),
+        networks=networks,
         workers=workers,
     )
 

@@ -1,10 +1,10 @@
 """The folder of a run or a training: its lock, its files, and the manifest that vouches for them.
 
-`manifest.json` has the format of the folder, who wrote it, and size and SHA-256 of every file that
-went through `RunFolder.write`. It is written *before* the file, with what the file will be and what
-it still is, so a process that dies between the two leaves no file that looks damaged. Not in it are
-`study.db`, which SQLite keeps whole, and files that change all the time and are checked where they
-are read (`UNLISTED`).
+`manifest.json` has the format of the folder, who wrote it, how its trials train, and size and
+SHA-256 of every file that went through `RunFolder.write`. It is written *before* the file, with
+what the file will be and what it still is, so a process that dies between the two leaves no file
+that looks damaged. Not in it are `study.db`, which SQLite keeps whole, and files that change all
+the time and are checked where they are read (`UNLISTED`).
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from nas.cli import UserError
+from nas.training.engine import Choice
 from nas.untrusted import printable
 from search_spaces.files import atomic_write, differences, exclusive, remove_leftovers
 from search_spaces.zoo import split_argument
@@ -67,6 +68,9 @@ class Manifest:
     """Name and version of what wrote it."""
     command: str = ""
     """The command that works in the folder."""
+    engine: Choice | None = None
+    """How the trials of a run train; None where none of ours does, or in folders from before there
+    was a choice."""
     files: dict[str, tuple[Stamp, ...]] = field(default_factory=dict)
     """By path in the folder: the file as it was written last, then as it was before, which it still
     is where the last write was cut off."""
@@ -134,12 +138,18 @@ class RunFolder:
             print(f"note    {self.path} was written in format 1 and goes on in format {FORMAT}")
         self._save({})
 
-    def bind(self, conditions: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    def bind(
+        self,
+        conditions: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        engine: Choice | None = None,
+    ) -> bool:
         """Write, or compare with, the conditions that make trials comparable.
 
         Args:
             conditions: What must not change between starts (space, target, data, ...).
             settings: The rest of the command, kept for the reader.
+            engine: How trials train; recorded once, when the run begins.
 
         Returns:
             Whether the folder held a run already.
@@ -155,6 +165,8 @@ class RunFolder:
                 f"Its trials would not compare. Restore them, or choose a new {self._flag}."
             )
         self.start()
+        if old is None and engine is not None:
+            self._save(self._files, engine)
         content = {"conditions": new, "settings": dict(settings)}
         self.write(CONFIG, json.dumps(content, indent=2, default=str) + "\n")
         return old is not None
@@ -162,7 +174,7 @@ class RunFolder:
     def write(self, name: str, content: str | bytes) -> Path:
         """Write a file of the folder, whole or not at all."""
         path, data = self.path / name, content.encode() if isinstance(content, str) else content
-        files = {} if self._manifest is None else self._manifest.files
+        files = self._files
         known, new, old = files.get(name), Stamp.of(data), Stamp.at(path)
         # What was damaged or edited since stays without a voucher until it is replaced.
         kept = (old,) if old not in (None, new) and (known is None or old in known) else ()
@@ -171,6 +183,10 @@ class RunFolder:
         if old != new:
             atomic_write(path, data)
         return path
+
+    @property
+    def _files(self) -> dict[str, tuple[Stamp, ...]]:
+        return {} if self._manifest is None else self._manifest.files
 
     def _conditions(self) -> dict[str, Any] | None:
         """Those that the folder was started under; None for a fresh folder."""
@@ -215,10 +231,26 @@ class RunFolder:
                 f"{self._flag}."
             )
 
-    def _save(self, files: dict[str, tuple[Stamp, ...]]) -> None:
-        manifest = Manifest(package=_package(), command=self._command, files=files)
+    def _save(self, files: dict[str, tuple[Stamp, ...]], engine: Choice | None = None) -> None:
+        if engine is None and self._manifest is not None:
+            engine = self._manifest.engine
+        manifest = Manifest(package=_package(), command=self._command, engine=engine, files=files)
         atomic_write(self.path / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
         self._manifest = manifest
+
+
+def begun_engine(path: Path) -> Choice | None:
+    """How the trials of the folder at `path` train; None where no run was begun.
+
+    One that was begun before there was a choice trains as by default.
+
+    Raises:
+        UserError: The folder is of a newer format, or its manifest cannot be read.
+    """
+    if not (path / CONFIG).exists():
+        return None
+    manifest = RunFolder(path)._read()
+    return (manifest and manifest.engine) or Choice()
 
 
 def read_manifest(file: Path) -> Manifest:

@@ -161,6 +161,8 @@ def _prepare(settings: Settings) -> Prepared:
         long_seeds=settings.long_seeds,
         seed=settings.seed,
     )
+    networks = [network for s in series for network in s.networks]
+    task, workers = settings.tune(task, workers, networks, run_dir=settings.run_dir)
     return Prepared(
         settings=settings,
         task=task,

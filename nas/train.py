@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nas import cli
 from nas.cores import num_cores
@@ -215,7 +215,7 @@ def prepare(settings: Settings) -> Job:
         "data": f"{data.name} ({data.fingerprint})",
         "seed": settings.seed,
         "init_weights": None if weights is None else _digest_of(weights),
-        "recipe": asdict(recipe),
+        "recipe": _binding(recipe),
     }
     workers = settings.loader_workers
     if workers is None:
@@ -267,6 +267,11 @@ def _finish(job: Job, trained: Trained, folder: RunFolder) -> None:
     report(out, metrics)
     print(f"wrote   {out}/{{{WEIGHTS},{CARD},{HISTORY}}}")
     print(f"next    {export_command(out, job.architecture)}")
+
+
+def _binding(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe but the memory format, which is channels-last here and was always so."""
+    return {name: value for name, value in asdict(recipe).items() if name != "memory_format"}
 
 
 def _digest_of(weights: Path) -> str:

@@ -45,16 +45,15 @@ class Device:
         """
         import torch
 
-        from nas.training.parts import autocast_dtype, choose_device
+        from nas.training.parts import choose_device, definite_precision
 
         device = choose_device(kind)
-        names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
         return cls(
             kind=device.type,
             name=device_name(device.type),
             memory=free_memory(device.type),
             threads=torch.get_num_threads() if threads is None else threads,
-            precision=names[autocast_dtype(RECIPE, device)],
+            precision=definite_precision(RECIPE.precision, device),
             torch=torch.__version__,
         )
 

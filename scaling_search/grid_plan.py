@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError, format_duration
 from nas.search.costs import cost_conditions
-from nas.search.metrics import Metric
+from nas.search.metrics import Metric, typical
 from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
 from scaling_search.options import FINEST, with_classes
@@ -179,6 +179,8 @@ def prepare(settings: "Settings") -> Plan:
         print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
     found = find_candidates(base, grid, rounding, metric)
     candidates = spread(found, settings.candidates) if settings.candidates else found
+    networks = [candidate.architecture for candidate in candidates]
+    task, workers = settings.tune(task, workers, networks, run_dir=settings.run_dir)
     plan = Plan(
         settings=settings,
         task=task,
@@ -189,7 +191,7 @@ def prepare(settings: "Settings") -> Plan:
         candidates=candidates,
         remarks=(*remarks, *resolvability(base, grid, rounding), *_enlarged(candidates, native)),
         workers=workers,
-        seconds=_seconds(task, candidates, settings.epochs, workers),
+        seconds=_seconds(task, typical(networks), settings.epochs, workers),
         started=started,
     )
     plan.check_hours()
@@ -210,10 +212,7 @@ def _enlarged(candidates: Sequence[Candidate], native: int | None) -> list[str]:
     ]
 
 
-def _seconds(
-    task: "Task", candidates: Sequence[Candidate], epochs: int, workers: "Workers"
-) -> float | None:
-    """Of one training, from a few timed steps of the candidate of median multiply-adds."""
-    typical = sorted(candidates, key=lambda c: c.cost.macs)[len(candidates) // 2]
-    seconds = estimate(task, workers, [(typical.architecture, epochs)])
+def _seconds(task: "Task", network: AnyNetwork, epochs: int, workers: "Workers") -> float | None:
+    """Of one training, from a few timed steps."""
+    seconds = estimate(task, workers, [(network, epochs)])
     return None if seconds is None else seconds * workers.count

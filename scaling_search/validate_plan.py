@@ -144,13 +144,16 @@ def prepare(settings: "Settings") -> Plan:
         finest = max(n.resolution for n in networks(base, levels()).values())
     task, native = settings.load_scaling_task(base, finest, workers)
     base, remarks = with_classes(base, task.num_classes)
+    trained = levels()
+    compared = list(networks(base, trained).values())
+    task, workers = settings.tune(task, workers, compared, run_dir=settings.run_dir)
     return Plan(
         settings=settings,
         task=task,
         base=base,
         fitted=fitted,
         metric=metric,
-        levels=levels(),
+        levels=trained,
         remarks=remarks,
         native=native,
         workers=workers,

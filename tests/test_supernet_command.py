@@ -33,6 +33,7 @@ SMALL = [
     *("--evaluator", "supernet", "--space", "tests.supernets:tiny_space", "--data", "digits"),
     *("--max-images", "100", "--supernet-epochs", "2", "--finalists", "1"),
     *("--finalist-seeds", "1", "--finalist-epochs", "1"),
+    *("--precision", "fp32", "--memory-format", "channels-last"),  # in every folder alike
 ]
 
 

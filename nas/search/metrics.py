@@ -4,13 +4,15 @@
 (`nas.search.latency`), is an object that follows the protocol `Metric`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from nas.cli import format_number
 from search_spaces.builder import AnyNetwork
 from search_spaces.cost import Cost, count
+
+Network = TypeVar("Network", bound=AnyNetwork)
 
 
 class Metric(Protocol):
@@ -97,6 +99,12 @@ ACTIVATIONS = Counted(
     suffix=" acts",
     definition="elements put out by convolutions",
 )
+
+
+def typical(networks: Sequence[Network]) -> Network:
+    """The one of median multiply-adds."""
+    return sorted(networks, key=MACS)[len(networks) // 2]
+
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (MACS, PARAMS, ACTIVATIONS)}
 """The costs that arithmetic gives; `latency` is measured (`nas.search.latency.Latency`)."""

@@ -3,13 +3,17 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nas.cli import UserError
+from nas.training.recipe import Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nas.search.task import Task
     from nas.search.workers import Workers
+    from search_spaces.builder import AnyNetwork
 
 MAX_SEED = 2**32 - 1
 """Sums with it are seeds that torch and numpy take."""
@@ -42,8 +46,14 @@ class TrialOptions:
     fewer images a step teach a network more in the same time."""
     flip: bool = True
     """Mirror images in training; wrong for text and the like. Never done with `digits`."""
-    workers: int = 1
-    """Trials at a time; more than one run on Ray Tune."""
+    precision: Precision = "auto"
+    """What trainings compute in. `auto`: what a short probe of the device finds fastest at the
+    first start; the run folder keeps it."""
+    memory_format: Literal["auto", "channels-last", "contiguous"] = "auto"
+    """Layout of images and weights in trainings; `auto`: as the probe finds."""
+    workers: int | Literal["auto"] = 1
+    """Trials at a time; more than one run on Ray Tune. `auto`: with GPUs as many as they hold, else
+    one a core, as far as memory goes."""
     gpus_per_trial: float | None = None
     """GPUs of a trial, fractions too; by default 1 where there is one."""
     trial_minutes: float | None = None
@@ -77,13 +87,18 @@ class TrialOptions:
         from nas.search.workers import workers_for
 
         minutes = self.trial_minutes
-        return workers_for(
+        workers = workers_for(
             self.workers,
             self.gpus_per_trial,
             self.ray_address,
             self.own_evaluator,
             None if minutes is None else 60 * minutes / self.epochs,
         )
+        if self.precision == "fp16" and not (workers.gpus_per_trial or self.own_evaluator):
+            raise UserError(
+                "`--precision fp16` needs a GPU, and these trials train on the CPU. Use auto."
+            )
+        return workers
 
     def load_task(
         self,
@@ -117,6 +132,31 @@ class TrialOptions:
             batch_size=self.batch_size,
             flip=self.flip,
             device="auto" if workers.gpus_per_trial else "cpu",
+        )
+
+    def tune(
+        self,
+        task: "Task",
+        workers: "Workers",
+        networks: "Sequence[AnyNetwork]",
+        *,
+        run_dir: Path,
+    ) -> "tuple[Task, Workers]":
+        """The task with its engine, and the workers that memory holds; see
+        `nas.search.tuning.tuned`.
+
+        Raises:
+            ValueError: Flags, run folder and device do not go together.
+        """
+        from nas.search.tuning import tuned
+
+        return tuned(
+            task,
+            workers,
+            networks,
+            run_dir=run_dir,
+            precision=self.precision,
+            memory_format=None if self.memory_format == "auto" else self.memory_format,
         )
 
     @property

@@ -11,7 +11,7 @@ from zlib import crc32
 from nas.cli import UserError, format_duration, format_number
 from nas.cores import limit_threads, num_cores
 from nas.search.costs import cost_conditions, load_metric
-from nas.search.metrics import MACS, Metric
+from nas.search.metrics import Metric, typical
 from nas.search.objective import Objective, ParetoObjective, RewardObjective
 from nas.search.reward import DEFAULT_W, Reward
 from nas.search.space import load_space
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PARETO_STRATEGIES = ("nsga2", "guided")
 """Those of ours that optimise accuracy and cost at once."""
 
-_TYPICAL_SAMPLE = 15
+_SAMPLE = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,8 @@ class Plan:
         alone = workers.in_process and not workers.gpus_per_trial
         if alone and self.task.training and cores > 1:
             yield (
-                f"hint    1 of {cores} cores is used: --workers {cores} runs that many trials at a "
-                "time"
+                f"hint    1 of {cores} cores is used: --workers auto runs as many trials at a time "
+                "as they and memory hold"
             )
         if self.metric.name == "latency" and not workers.in_process:
             yield (
@@ -140,7 +140,7 @@ class Plan:
         """Time for everything, from a few timed training steps of a typical network."""
         settings, workers = self.settings, self.workers
         limit_threads(workers.threads)
-        seconds = self.task.seconds_per_epoch(_typical_network(self.space))
+        seconds = self.task.seconds_per_epoch(typical(_some(self.space)))
         if seconds is None:
             return "time known after the first trials"
         seconds *= 1.1  # validation and start of a trial
@@ -189,6 +189,7 @@ def prepare(settings: "Settings") -> Plan:
         num_classes=task.num_classes,
         target_macs=space_macs,
     )
+    task, workers = settings.tune(task, workers, _some(space), run_dir=settings.run_dir)
     metric = load_metric(
         settings.cost,
         run_dir=settings.run_dir,
@@ -289,17 +290,12 @@ def _space_macs(settings: "Settings", task: "Task") -> float:
     return default_target_macs(task.resolution, task.num_classes) if asked is None else asked
 
 
-def _typical(space: Space) -> list[Architecture]:
+def _some(space: Space) -> list[Architecture]:
     """A fixed sample of the space."""
     rng = random.Random(0)
-    return [space.decode(sample(space, rng)) for _ in range(_TYPICAL_SAMPLE)]
-
-
-def _typical_network(space: Space) -> Architecture:
-    """The one of median multiply-adds."""
-    return sorted(_typical(space), key=MACS)[_TYPICAL_SAMPLE // 2]
+    return [space.decode(sample(space, rng)) for _ in range(_SAMPLE)]
 
 
 def _typical_cost(space: Space, metric: Metric) -> float:
     """The median, to two digits."""
-    return float(f"{statistics.median(map(metric, _typical(space))):.1e}")
+    return float(f"{statistics.median(map(metric, _some(space))):.1e}")

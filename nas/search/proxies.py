@@ -13,6 +13,7 @@ import numpy as np
 
 from nas.cli import UserError, format_number
 from nas.search.evaluate import Outcome
+from nas.search.metrics import typical
 from nas.search.rank import MIN_NETWORKS
 from nas.search.task import MIN_RESOLUTION
 from nas.search.trial import MeasurementKey, Proposal
@@ -99,7 +100,7 @@ class Series:
     @property
     def typical(self) -> Architecture:
         """The network of median multiply-adds."""
-        return sorted(self.networks, key=lambda a: count(a).macs)[len(self.networks) // 2]
+        return typical(self.networks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,8 @@ def run_session(
         plan = prepare(settings)
         lines = _show(plan)
         check_record(folder.database, base(plan))
-        folder.bind({"command": module, **plan.conditions}, asdict(flags))
+        conditions = {"command": module, **plan.conditions}
+        folder.bind(conditions, asdict(flags), plan.task.engine)
         if plan.task.skipped:
             folder.write("skipped.txt", "\n".join(plan.task.skipped) + "\n")
         try:

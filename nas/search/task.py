@@ -12,6 +12,7 @@ from nas.search.evaluate import Evaluator, load_object
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
+    from nas.training.engine import Choice
     from nas.training.proxy import ProxyTraining
 
 MIN_RESOLUTION = 8
@@ -27,6 +28,10 @@ class Task:
     num_classes: int
     training: "ProxyTraining | None" = None
     """The evaluator if it trains on images of ours."""
+    engine: "Choice | None" = None
+    """How the trainings compute (`nas.search.tuning`); None: as by default, or not ours."""
+    engine_line: str = ""
+    """The same for people."""
     reference: str | None = None
     """``my_module:function`` of the user's own evaluator, which may be cheap; else None."""
 
@@ -50,7 +55,8 @@ class Task:
             return [f"data    none: accuracy comes from {self.reference}"]
         data = self.training.data
         notices = [f"note    {notice}" for notice in data.notices]
-        return [f"data    {data.summary()} · largest class {self.majority:.1%}", *notices]
+        engine = [f"engine  {self.engine_line}"] if self.engine_line else []
+        return [f"data    {data.summary()} · largest class {self.majority:.1%}", *notices, *engine]
 
     @property
     def skipped(self) -> tuple[str, ...]:

@@ -1,12 +1,19 @@
 """How many jobs run at a time, and with what."""
 
+import math
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from nas.cli import UserError
 from nas.cores import num_cores
 
 _CONNECT_SECONDS = 10
+WORKER_BYTES = 10**9
+"""What a worker takes beside a training: Python, torch, Ray, its images (as `nas.doctor` says)."""
+_USABLE = 0.8
+"""Share of the free memory that workers may plan with: Ray ends one when the machine's is short,
+and counting a training does not see everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +28,8 @@ class Workers:
     """An existing cluster, as `ray.init(address=...)` takes it; None: this machine."""
     seconds_per_epoch: float | None = None
     """Wall-clock limit of a job, for each epoch that it trains; None: as long as it takes."""
+    why: str = ""
+    """What `count` was counted from, where nobody named it."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -42,8 +51,37 @@ class Workers:
         Workers share the machine's cores. A single job in the process takes one thread: a small
         network gains a quarter from a second, and loses half of its speed, or nearly all of it,
         once other work wants that core (two cores, 32 px, 5 M multiply-adds; experiments/LOG.md).
+        For the same reason `--workers auto` counts with one thread each: of a quarter-width MBConv
+        net at 32 px two processes of one thread trained 1,392 images/s, one of two threads 883, two
+        of two threads 23 (two cores).
         """
-        return 1 if self.in_process else max(1, num_cores() // self.count)
+        if self.in_process or (self.is_auto and not self.gpus_per_trial):
+            return 1
+        return max(1, num_cores() // self.count)
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the number is ours to choose."""
+        return bool(self.why)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether jobs run on machines that this one tells nothing about."""
+        return self.ray_address is not None
+
+    def held_by(self, free: int, training: int) -> "Workers":
+        """So many of these as memory holds.
+
+        Args:
+            free: Bytes to be had.
+            training: Bytes that the training of a large network takes.
+        """
+        each, usable = training + WORKER_BYTES, _USABLE * free
+        count = min(self.count, max(1, int(usable / each)))
+        why = (
+            f"{self.why}; {each / 1e9:.1f} GB each of {usable / 1e9:.1f}, {_USABLE:.0%} of the free"
+        )
+        return replace(self, count=count, why=why)
 
     def limit(self, epochs: int) -> float | None:
         """Seconds that a job of so many epochs may take; None: as long as it takes."""
@@ -53,11 +91,13 @@ class Workers:
         """For people: `2 x 1 thread on Ray Tune`."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         kind = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial else threads
-        return f"{self.count} x {kind} {'in this process' if self.in_process else 'on Ray Tune'}"
+        why = f" (auto: {self.why})" if self.is_auto else ""
+        place = "in this process" if self.in_process else "on Ray Tune"
+        return f"{self.count} x {kind} {place}{why}"
 
 
 def workers_for(
-    count: int,
+    count: int | Literal["auto"],
     gpus_per_trial: float | None,
     ray_address: str | None,
     evaluator: str | None,
@@ -65,7 +105,9 @@ def workers_for(
 ) -> Workers:
     """Workers as the flags say; without word on GPUs one a trial, if there are any.
 
-    A user's own evaluator gets GPUs on request only.
+    A user's own evaluator gets GPUs on request only. Where the number is left to us (`auto`), with
+    GPUs as many as they hold, else one for each core; what memory holds is for who knows the
+    trainings (`Workers.held_by`).
 
     Raises:
         UserError: The flags break a rule, or no cluster answers.
@@ -77,13 +119,33 @@ def workers_for(
 
             gpus_per_trial = 1.0 if torch.cuda.is_available() else 0.0
     if ray_address is not None:
+        if count == "auto":
+            raise UserError(
+                "`--workers auto` counts this machine's cores and GPUs, and trials run on the "
+                "cluster of `--ray-address`. Name a number."
+            )
         _check_answers(ray_address)
+    why = ""
+    if count == "auto":
+        count, why = _as_many(gpus_per_trial)
     return Workers(
         count=count,
         gpus_per_trial=gpus_per_trial,
         ray_address=ray_address,
         seconds_per_epoch=seconds_per_epoch,
+        why=why,
     )
+
+
+def _as_many(gpus_per_trial: float) -> tuple[int, str]:
+    """Jobs that GPUs, or else cores, are enough for; and why."""
+    if gpus_per_trial > 0:
+        import torch
+
+        gpus = torch.cuda.device_count()
+        return max(1, math.floor(gpus / gpus_per_trial)), f"{gpus} GPUs"
+    cores = num_cores()
+    return cores, f"{cores} cores"
 
 
 def check_gpus(workers: Workers, number: float, who: str) -> None:

@@ -55,14 +55,14 @@ def normalise(
     device: torch.device,
     mean: tuple[float, ...] = MEAN,
     std: tuple[float, ...] = STD,
+    *,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> Tensor:
-    """Map uint8 ``(N, 3, H, W)`` to (x / 255 - mean) / std, fp32, channels-last, on `device`."""
+    """Map uint8 ``(N, 3, H, W)`` to (x / 255 - mean) / std, fp32, on `device`."""
     # One multiplication and one addition: (x / 255 - mean) / std = x * scale + shift.
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    pixels = images.to(device, non_blocking=True).to(
-        torch.float32, memory_format=torch.channels_last
-    )
+    pixels = images.to(device, non_blocking=True).to(torch.float32, memory_format=memory_format)
     return pixels.mul_(scale).add_(shift[:, None, None])
 
 

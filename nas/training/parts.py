@@ -10,12 +10,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas.data.dataset import Split
 from nas.training.augment import derive_seed
-from nas.training.recipe import Recipe
+from nas.training.recipe import MemoryFormat, Precision, Recipe
 from search_spaces.builder import AnyNetwork
 from search_spaces.network import AnyModule, module_of
 
 _NETWORK_DRAWS = 1
 """Keeps the seed of dropout and stochastic depth apart from that of order and augmentation."""
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FORMATS: dict[MemoryFormat, torch.memory_format] = {
+    "channels-last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
 
 
 class TrainingError(ValueError):
@@ -89,22 +96,35 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer
     )
 
 
+def definite_precision(precision: Precision, device: torch.device) -> Precision:
+    """What `auto` is on `device`; fp32, bf16 or fp16.
+
+    Raises:
+        TrainingError: The precision is not to be had on `device`.
+    """
+    if precision == "fp16" and device.type != "cuda":
+        raise TrainingError(
+            f"precision fp16 needs a CUDA device, but training is on {device.type}. Use auto."
+        )
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
 def autocast_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     """What autocast computes in; fp32 stands for none.
 
     Raises:
-        TrainingError: The recipe's precision is not to be had on `device`.
+        TrainingError: As `definite_precision`.
     """
-    if recipe.precision == "fp16" and device.type != "cuda":
-        raise TrainingError(
-            f"precision fp16 needs a CUDA device, but training is on {device.type}. Use auto."
-        )
-    if recipe.precision != "auto":
-        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return dtypes[recipe.precision]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return _DTYPES[definite_precision(recipe.precision, device)]
+
+
+def memory_format(recipe: Recipe) -> torch.memory_format:
+    """What torch calls the recipe's."""
+    return _FORMATS[recipe.memory_format]
 
 
 def mixed_precision(

@@ -6,6 +6,7 @@ from typing import Any
 
 from nas.data.dataset import ImageData, Split
 from nas.training.augment import at_resolution
+from nas.training.engine import DEFAULT, Engine
 from nas.training.parts import build_network, choose_device
 from nas.training.recipe import Recipe
 from nas.training.score import accuracy
@@ -34,6 +35,8 @@ class ProxyTraining:
     """Whether images may be mirrored; None: all but those of `digits`."""
     device: str = "auto"
     """`auto` (CUDA where this process sees one), `cpu` or `cuda`."""
+    engine: Engine = DEFAULT
+    """How steps are computed; the same in all trials that are to compare."""
     _resized: dict[int, tuple[Split, Split]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -88,12 +91,13 @@ class ProxyTraining:
 
     def recipe(self, epochs: int) -> Recipe:
         """The recipe of a trial, `Recipe.proxy` with this evaluator's settings."""
-        return Recipe.proxy(
+        recipe = Recipe.proxy(
             epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             flip=mirrors(self.data) if self.flip is None else self.flip,
         )
+        return self.engine.applied(recipe)
 
     def seconds_per_image(self, architecture: AnyNetwork) -> float:
         """Measured seconds of training one image once, for estimates; takes a few steps."""

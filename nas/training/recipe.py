@@ -16,6 +16,7 @@ from typing import Literal, Self
 Augment = Literal["none", "flip-crop", "resized-crop", "trivial", "randaugment"]
 Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MemoryFormat = Literal["channels-last", "contiguous"]
 
 BATCH_OF_RATE = 256
 """Images in the batch that `Recipe.learning_rate` is given for, as in the released code."""
@@ -60,6 +61,8 @@ class Recipe:
     """Least share of the image in a resized crop; the paper's .08 suits its 350 epochs."""
     precision: Precision = "auto"
     """`auto`: fp32 on CPU (bf16 autocast trains slower there); on CUDA bf16, or fp16 without it."""
+    memory_format: MemoryFormat = "channels-last"
+    """Of network and images in training; evaluation is channels-last always."""
 
     def __post_init__(self) -> None:
         checks = {

@@ -25,6 +25,7 @@ from nas.training.parts import (
     build_network,
     build_optimizer,
     check_fit,
+    memory_format,
     mixed_precision,
     moving_average,
     network_randomness,
@@ -63,7 +64,8 @@ class Trainer:
         if device.type == "cpu":
             keep_freed_memory()
         self.recipe, self.seed, self.device = recipe, seed, device
-        self.network = network.to(device).to(memory_format=torch.channels_last)
+        self._memory_format = memory_format(recipe)
+        self.network = network.to(device).to(memory_format=self._memory_format)
         self.epoch = 0
         """Epochs finished."""
         self._train = at_resolution(train, architecture.resolution)
@@ -107,7 +109,7 @@ class Trainer:
         """A copy, in eval mode, of the averaged network (or of the network, without averaging)
         with batch-norm statistics estimated anew by `estimate_norms`."""
         source = self.network if self._average is None else self._average.module
-        network = copy.deepcopy(source)
+        network = copy.deepcopy(source).to(memory_format=torch.channels_last)
         assert isinstance(network, AnyModule)
         estimate_norms(network, self._train, seed=self.seed, device=self.device)
         return network
@@ -158,7 +160,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.rate(step, len(self._train))
         with self._autocast:
-            logits = self.network(normalise(images, self.device))
+            logits = self.network(normalise(images, self.device, memory_format=self._memory_format))
             loss = cross_entropy(
                 logits.float(), labels.to(self.device), label_smoothing=recipe.label_smoothing
             )
@@ -222,10 +224,22 @@ def seconds_per_image(
 
     Infinity, if the few steps of this are not done after `patience` seconds.
     """
+    trainer = short_training(architecture, train, recipe, device=device, workers=workers)
+    return trainer.seconds_per_image(patience=patience)
+
+
+def short_training(
+    architecture: AnyNetwork,
+    train: Split,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    workers: int = 0,
+) -> Trainer:
+    """A training on a few of the images, in batches as on all of them, to be timed."""
     batch = recipe.batch(len(train))
     few = replace(train, images=train.images[: 4 * batch], labels=train.labels[: 4 * batch])
     exact = replace(recipe, batch_size=batch, min_steps=1)
-    trainer = Trainer(
+    return Trainer(
         build_network(architecture, 0), few, exact, seed=0, device=device, workers=workers
     )
-    return trainer.seconds_per_image(patience=patience)
