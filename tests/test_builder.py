@@ -312,9 +312,9 @@ def test_a_trial_trains_the_module() -> None:
     assert outcome.reason == "", outcome.detail
     assert outcome.accuracy is not None
     assert outcome.accuracy > 0.4
-    seconds = task.seconds_per_epoch(built("plain", 8))
-    assert seconds is not None
-    assert seconds > 0
+    seconds_of = task.seconds_of(built("plain", 8))
+    assert seconds_of is not None
+    assert 0 < seconds_of(1) < seconds_of(2)
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,7 @@ FOUND = {"evaluator": None, "data": "IMAGES", "precision": "fp32", "memory_forma
 IMAGES: dict[str, tuple[Mapping[str, Any], Any]] = {
     "data": (FOUND, "digits"),
     "max_images": (FOUND, 12),
+    "val_images": (FOUND, 3),
     "batch_size": (FOUND, 8),
     "flip": (FOUND, False),
 }

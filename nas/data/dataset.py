@@ -119,8 +119,8 @@ def load_for_search(
     layout, labels = layout_problems(opened), opened.train.labels
     native = _native_size(opened, layout)
     nothing = np.arange(0)
-    trained, judged = (nothing, nothing) if layout else _hold_out(
-        labels, limit, holdout, judges, seed
+    trained, judged = (
+        (nothing, nothing) if layout else _hold_out(labels, limit, holdout, judges, seed)
     )
     order = np.concatenate([trained, judged])
     orders = {"train": (opened.train, order)}

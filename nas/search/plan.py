@@ -140,15 +140,14 @@ class Plan:
         """Time for everything, from a few timed training steps of a typical network."""
         settings, workers = self.settings, self.workers
         limit_threads(workers.threads)
-        seconds = self.task.seconds_per_epoch(typical(_some(self.space)))
-        if seconds is None:
+        seconds_of = self.task.seconds_of(typical(_some(self.space)))
+        if seconds_of is None:
             return "time known after the first trials"
-        seconds *= 1.1  # validation and start of a trial
         epochs = float(settings.epochs)
         if self.halving is not None:
             epochs = expected_epochs(self.halving, settings.epochs)
         before, parts = 0.0, ""
-        trial = seconds * epochs
+        trial = seconds_of(epochs)
         if self.shared is not None:
             before, trial = self.shared.seconds_of_training(), self.shared.seconds_of_evaluation()
             parts = f"supernet {format_duration(before)}, "
@@ -157,7 +156,7 @@ class Plan:
             return f"about {format_duration(before + proxies)}"
         searches = 1 if settings.strategy == "random" else 2
         jobs = settings.finalist_seeds * (searches * settings.finalists + 1)
-        finals = seconds * settings.epochs_of_finalists * jobs / workers.count
+        finals = seconds_of(settings.epochs_of_finalists) * jobs / workers.count
         control = 0.0 if settings.strategy == "random" else proxies
         return (
             f"about {format_duration(before + proxies + control + finals)} ({parts}search "

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from nas.search.task import Task
     from nas.search.workers import Workers
 
-OVERHEAD = 1.1
-"""Time of a trial over that of its training steps: validation, and its start."""
-
 
 class Plan(Protocol):
     """A command's settings, made definite by what they name."""
@@ -149,14 +146,14 @@ def estimate(
     total = 0.0
     for architecture, epochs in trainings:
         try:
-            seconds = task.seconds_per_epoch(architecture)
+            seconds_of = task.seconds_of(architecture)
         except RuntimeError as error:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
                 raise  # short of memory, a trial takes half the batch
-            seconds = None
-        if seconds is None:
+            seconds_of = None
+        if seconds_of is None:
             return None
-        total += OVERHEAD * seconds * epochs / workers.count
+        total += seconds_of(epochs) / workers.count
     return total
 
 

@@ -12,10 +12,17 @@ from nas.search.evaluate import Evaluator, load_object
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nas.training.engine import Choice
     from nas.training.proxy import ProxyTraining
 
 MIN_RESOLUTION = 8
+_OVERHEAD = 1.1
+"""Time of a trial over that of its training steps, but for the judging: its start, its batch-norm
+statistics, and what a busy machine takes."""
+_FORWARD = 1 / 3
+"""Time of judging an image over that of training on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +70,14 @@ class Task:
         """Images that were left out, and why."""
         return () if self.training is None else self.training.data.skipped
 
-    def seconds_per_epoch(self, architecture: AnyNetwork) -> float | None:
-        """Estimated seconds that one epoch takes one worker; None if there is no telling."""
+    def seconds_of(self, architecture: AnyNetwork) -> "Callable[[float], float] | None":
+        """Estimated seconds that a trial of so many epochs takes one worker, from a few timed steps
+        of the network; None if there is no telling."""
         if self.training is None:
             return None
-        return self.training.seconds_per_image(architecture) * len(self.training.data.train)
+        image = self.training.seconds_per_image(architecture)
+        trained, judged = len(self.training.data.train), len(self.training.validation)
+        return lambda epochs: image * (_OVERHEAD * trained * epochs + _FORWARD * judged)
 
     @property
     def majority(self) -> float:
@@ -87,6 +97,7 @@ def load_task(
     store_size: int | None = None,
     num_classes: int | None = None,
     max_images: int | None = None,
+    val_images: int | None = None,
     skip_bad: bool = False,
     follow_links: bool = False,
     cache: Path | None = None,
@@ -103,6 +114,7 @@ def load_task(
         store_size: Side of the stored images; None: `resolution`.
         num_classes: Classes where there are no images that tell them.
         max_images: Images of the training split to use at most.
+        val_images: Images to judge by; None: a tenth of these.
         skip_bad: Whether images that cannot be used are left out instead of refused.
         follow_links: Whether symbolic links may lead out of the folder of `data`.
         cache: Folder for decoded images that the workers of this machine map; None: in memory.
@@ -137,6 +149,7 @@ def load_task(
         data,
         size=store_size or resolution,
         limit=max_images,
+        judges=val_images,
         skip_bad=skip_bad,
         follow_links=follow_links,
         cache=cache,
