@@ -5,7 +5,6 @@ Every number is a ratio to something measured in the same run, taken in turn, or
 
 import platform
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -113,33 +112,31 @@ def run(settings: Settings) -> int:
 
 def _loops(settings: Settings) -> Iterator[Row]:
     """Images a second of our loop over those of the two others, network by network."""
-    import torch
+    from experiments.engine_apart import Contest, seconds_apart
+    from experiments.measuring import number_row, ratio_row
 
-    from experiments.engine_loops import b0, our_loop, timm_b0, timm_loop, tuned_loop
-    from experiments.measuring import in_turn, number_row, ratio_row
-
-    device, batch = torch.device("cpu"), settings.batch
     for resolution in settings.resolutions:
-        train = _images(settings, resolution).train
+        _images(settings, resolution)  # decoded once, and complaints before the first process
         for width in settings.widths:
-            network = b0(width, resolution, _CLASSES)
-            timms = timm_b0(width, _CLASSES), timm_b0(width, _CLASSES)
-            folder, jobs = settings.data / "train", settings.loader_jobs
-            loops = {
-                "hand-tuned": tuned_loop(timms[0], train, batch, device),
-                "ours": our_loop(network, train, batch, device),
-                "timm's defaults": timm_loop(timms[1], folder, resolution, batch, device, jobs),
-            }
-            runs = {name: (lambda loop=loop: loop(settings.steps)) for name, loop in loops.items()}
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                seconds = in_turn(runs, settings.rounds, clock=settings.clock)
-            how = (
-                f"batch {batch}, {settings.rounds} x {settings.steps} steps in turn, "
-                f"{settings.threads} thread, {settings.clock} clock"
+            contest = Contest(
+                data=settings.data,
+                num_classes=_CLASSES,
+                max_images=settings.max_images,
+                width=width,
+                resolution=resolution,
+                batch=settings.batch,
+                steps=settings.steps,
+                threads=settings.threads,
+                jobs=settings.loader_jobs,
+                clock=settings.clock,
             )
-            name = f"{network.name} at {resolution} px"
-            images = settings.steps * batch
+            seconds = seconds_apart(contest, settings.rounds)
+            how = (
+                f"batch {settings.batch}, {settings.rounds} x {settings.steps} steps in turn, "
+                f"a process each, {settings.threads} thread, {settings.clock} clock"
+            )
+            name = f"B0 x {width:g} at {resolution} px"
+            images = settings.steps * settings.batch
             yield number_row(name, images / seconds["ours"], unit=" images/s", detail=how)
             for other, target in (("hand-tuned", ">= 1.0"), ("timm's defaults", ">= 2")):
                 what = f"{name}, over {other}"

@@ -44,15 +44,29 @@ def in_turn(
 ) -> dict[str, np.ndarray]:
     """Seconds of each run, `(rounds,)`, one of each a round, so that what else the machine does
     falls on all alike; `warm` rounds before are not counted."""
-    now = time.perf_counter if clock == "wall" else time.process_time
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    timings = {name: (lambda run=run: seconds_of(run, clock)) for name, run in runs.items()}
+    return timings_in_turn(timings, rounds, warm=warm)
+
+
+def timings_in_turn(
+    timings: Mapping[str, Callable[[], float]], rounds: int, *, warm: int = 1
+) -> dict[str, np.ndarray]:
+    """As `in_turn`, of runs that return their own seconds, from another process for instance."""
+    seconds: dict[str, list[float]] = {name: [] for name in timings}
     for number in range(warm + rounds):
-        for name, run in runs.items():
-            start = now()
-            run()
+        for name, timing in timings.items():
+            found = timing()
             if number >= warm:
-                seconds[name].append(now() - start)
+                seconds[name].append(found)
     return {name: np.array(values) for name, values in seconds.items()}
+
+
+def seconds_of(run: Timed, clock: Clock) -> float:
+    """Of one run."""
+    now = time.perf_counter if clock == "wall" else time.process_time
+    start = now()
+    run()
+    return now() - start
 
 
 def ratio_row(

@@ -2,19 +2,36 @@
 
 from collections import OrderedDict
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from search_spaces.architecture import Activation, Architecture, Unit
+from search_spaces.faster import Convolution, Gated, Pooled
 from search_spaces.layers import Classifier, Conv, Layer, Pool, SqueezeExcite
 from search_spaces.ops import NamedLayers
 
+
+class SiLU(nn.SiLU):
+    """In place where no gradient is wanted: autograd would copy the input first."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.silu(input, inplace=not input.requires_grad)
+
+
+class Hardswish(nn.Hardswish):
+    """As `SiLU`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.hardswish(input, inplace=not input.requires_grad)
+
+
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
-    "silu": nn.SiLU,
+    "silu": SiLU,
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
-    "hardswish": nn.Hardswish,
+    "hardswish": Hardswish,
 }
 
 
@@ -42,14 +59,19 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, layer: SqueezeExcite, activation: nn.Module) -> None:
         super().__init__()
-        self.reduce = nn.Conv2d(layer.channels, layer.squeezed, 1)
+        self.reduce = Convolution(layer.channels, layer.squeezed, 1)
         self.activation = activation
-        self.expand = nn.Conv2d(layer.squeezed, layer.channels, 1)
+        self.expand = Convolution(layer.squeezed, layer.channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape ``(N, C, H, W)``."""
-        squeezed = self.activation(self.reduce(x.mean((2, 3), keepdim=True)))
-        return x * self.expand(squeezed).sigmoid()
+        if self.training and torch.is_grad_enabled():
+            link: list[Tensor] = []
+            return Gated.apply(x.detach(), self._gate(Pooled.apply(x, link)), link)
+        return x * self._gate(x.mean((2, 3), keepdim=True))
+
+    def _gate(self, means: Tensor) -> Tensor:
+        return self.expand(self.activation(self.reduce(means))).sigmoid()
 
 
 class Pooling(nn.Module):
@@ -96,7 +118,7 @@ def _module(layer: Layer, architecture: Architecture) -> nn.Module:
 
 
 def _conv(layer: Conv, architecture: Architecture) -> nn.Sequential:
-    conv = nn.Conv2d(
+    conv = Convolution(
         layer.in_channels,
         layer.out_channels,
         layer.kernel,

@@ -62,8 +62,10 @@ def normalise(
     # One multiplication and one addition: (x / 255 - mean) / std = x * scale + shift.
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    pixels = images.to(device, non_blocking=True).to(torch.float32, memory_format=memory_format)
-    return pixels.mul_(scale).add_(shift[:, None, None])
+    pixels = images.to(device, non_blocking=True).to(torch.float32)
+    # Plane by plane, then laid out: over interleaved channels a CPU takes three times as long.
+    pixels = pixels.mul_(scale).add_(shift[:, None, None])
+    return pixels.contiguous(memory_format=memory_format)
 
 
 def shift_and_flip(images: Tensor, *, flip: bool, generator: torch.Generator) -> Tensor:
