@@ -43,6 +43,28 @@ def tiny_space(resolution: int, num_classes: int, target_macs: float) -> Factori
     return replace(SPACE, reference=reference)
 
 
+def mbconv_space(resolution: int, num_classes: int, target_macs: float) -> FactorizedSpace:
+    """For `--space tests.supernets:mbconv_space`: three stages of MBConvs with identity skips."""
+    stages = ((8, 1), (16, 2), (32, 2))
+    reference = Architecture(
+        name="mbconv",
+        resolution=resolution,
+        num_classes=num_classes,
+        stem=Stem(width=12),
+        stages=tuple(Stage(block=MBConv(), width=w, repeats=2, stride=s) for w, s in stages),
+        head_width=64,
+        dropout=0.0,
+        drop_path=0.0,
+    )
+    return replace(
+        SPACE,
+        name="mbconv",
+        reference=reference,
+        ops=("mbconv3", "mbconv6"),
+        skips=("identity",),
+    )
+
+
 class ResidualSpace:
     """ResNets of one stage."""
 

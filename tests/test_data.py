@@ -101,6 +101,7 @@ class TestSearch:
         plain = load_for_search("digits", size=8, limit=300)
         more = load_for_search("digits", size=8, limit=300, judges=500)
         assert same(more.train, plain.train)
+        assert more.search_validation is not None
         assert len(more.search_validation) == 500
         assert contents(plain.search_validation) < contents(more.search_validation)
         assert not contents(more.search_validation) & contents(more.train)
@@ -115,6 +116,7 @@ class TestSearch:
     @pytest.mark.parametrize(("limit", "most"), [(None, 144), (300, 1167)])
     def test_judges_are_not_trained_on(self, limit, most):
         most_judges = load_for_search("digits", size=8, limit=limit, judges=most)
+        assert most_judges.search_validation is not None
         assert len(most_judges.search_validation) == most
         with pytest.raises(DataError, match=rf"{most + 1} images to judge by .* the {most} that"):
             load_for_search("digits", size=8, limit=limit, judges=most + 1)
