@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from nas.data.dataset import Split
+from nas.ram import keep_freed_memory
 from nas.supernet.envelope import extremes
 from nas.supernet.network import Supernet
 from nas.training.augment import Batches, at_resolution, derive_seed, normalise
@@ -94,6 +95,8 @@ class SupernetTrainer:
         """
         largest = sandwich.largest
         check_fit(largest, train)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.recipe, self.seed, self.device = recipe, seed, device
         self.supernet = supernet.to(device)
         self.epoch = 0
