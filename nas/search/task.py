@@ -128,11 +128,8 @@ def load_task(
     if resolution is not None and resolution < MIN_RESOLUTION:
         raise UserError(f"`--resolution` must be at least {MIN_RESOLUTION}, but got {resolution}.")
     if evaluator is not None:
-        function = load_object(evaluator, "--evaluator")
-        if not callable(function):
-            raise UserError(f"`--evaluator {evaluator}` names {function!r}, which is no function.")
         return Task(
-            evaluator=cast(Evaluator, function),
+            evaluator=_function(evaluator),
             resolution=resolution or 224,
             num_classes=num_classes or 1000,
             reference=evaluator,
@@ -163,3 +160,15 @@ def load_task(
         resolution=resolution,
         num_classes=len(images.classes),
     )
+
+
+def _function(reference: str) -> Evaluator:
+    """The user's evaluator.
+
+    Raises:
+        UserError: There is no such function.
+    """
+    function = load_object(reference, "--evaluator")
+    if not callable(function):
+        raise UserError(f"`--evaluator {reference}` names {function!r}, which is no function.")
+    return cast(Evaluator, function)

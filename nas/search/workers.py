@@ -51,9 +51,8 @@ class Workers:
         Workers share the machine's cores. A single job in the process takes one thread: a small
         network gains a quarter from a second, and loses half of its speed, or nearly all of it,
         once other work wants that core (two cores, 32 px, 5 M multiply-adds; experiments/LOG.md).
-        For the same reason `--workers auto` counts with one thread each: of a quarter-width MBConv
-        net at 32 px two processes of one thread trained 1,392 images/s, one of two threads 883, two
-        of two threads 23 (two cores).
+        For the same reason `--workers auto` counts with one thread each; two such workers do 1.95
+        times the trials of one on two free cores.
         """
         if self.in_process or (self.is_auto and not self.gpus_per_trial):
             return 1
