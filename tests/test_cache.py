@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import images
+from nas.data import cache, images
 from nas.data.cache import Mapped
 from nas.data.dataset import DataError, ImageData, load_for_search
 from nas.run import Settings
@@ -226,7 +226,7 @@ def test_where_no_folder_can_be_images_stay_in_memory(pets: Path, tmp_path: Path
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
-from nas.data import images
+from nas.data import cache, images
 from nas.data.dataset import load_for_search
 
 source, folder, dies = sys.argv[1:]
@@ -259,6 +259,27 @@ def _child(pets: Path, folder: Path, how: str) -> "subprocess.Popen[str]":
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     return child
+
+
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another process may that starts at the same time."""
+    folder, flock, taken = tmp_path / "cache", fcntl.flock, []
+
+    def late(file: IO[bytes], how: int) -> None:
+        if not taken:
+            taken.extend(folder.iterdir())
+            cache._remove_unfinished(folder)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    data = _load(pets, folder)
+    assert len(taken) == 1
+    assert not taken[0].exists()
+    assert isinstance(data.train.images, Mapped)
+    assert _equal(data, _load(pets, None))
+    _file(folder)
 
 
 def test_two_processes_make_it_at_once(pets: Path, tmp_path: Path) -> None:

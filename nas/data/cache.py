@@ -176,12 +176,16 @@ def _check_room(folder: Path, shape: tuple[int, ...]) -> None:
 @contextmanager
 def _unfinished(folder: Path) -> Iterator[IO[bytes]]:
     """A file to be renamed when it is whole; it goes if it is not."""
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=_UNFINISHED, delete=False) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
-        finally:
-            Path(file.name).unlink(missing_ok=True)
+    while True:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_UNFINISHED, delete=False) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(file.fileno()).st_nlink:
+                    yield file
+                    return
+                # Before it was locked, another process took it for one that nobody needs.
+            finally:
+                Path(file.name).unlink(missing_ok=True)
 
 
 def _remove_unfinished(folder: Path) -> None:
