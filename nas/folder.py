@@ -23,7 +23,7 @@ from nas.untrusted import printable
 from search_spaces.files import atomic_write, differences, exclusive, remove_leftovers
 from search_spaces.zoo import split_argument
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder. 1 had no manifest, and its number in config.json, if it had one."""
 
 MANIFEST = "manifest.json"

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from nas.cores import control_groups
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's malloc.h."""
 _LARGEST_KEPT, _MOST_KEPT = 2**30, 2**31 - 1
@@ -51,25 +53,14 @@ def _machine(root: Path) -> int | None:
 
 
 def _control_groups(root: Path) -> Iterator[int]:
-    """What every group that has a limit leaves, from the process's up to the root."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
-        if number == "0":
-            mount, names = "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            mount = "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    """What every group that has a limit leaves."""
+    for version, folder in control_groups(root, "memory"):
+        if version == 2:
+            names = ("memory.max", "memory.current", "inactive_file")
         else:
-            continue
-        # A container sees its own group at the mount itself, and may be told the host's path.
-        parts = path.strip("/").split("/")
-        for length in range(len(parts), -1, -1):
-            left = _left(root.joinpath(mount, *parts[:length]), *names)
-            if left is not None:
-                yield left
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if (left := _left(folder, *names)) is not None:
+            yield left
 
 
 def _left(folder: Path, limit: str, usage: str, cache: str) -> int | None:

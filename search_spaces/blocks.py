@@ -17,14 +17,14 @@ class SiLU(nn.SiLU):
     """In place where no gradient is wanted: autograd would copy the input first."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.silu(input, inplace=not input.requires_grad)
+        return F.silu(input, inplace=not (self.training and torch.is_grad_enabled()))
 
 
 class Hardswish(nn.Hardswish):
     """As `SiLU`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.hardswish(input, inplace=not input.requires_grad)
+        return F.hardswish(input, inplace=not (self.training and torch.is_grad_enabled()))
 
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -65,10 +65,16 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape ``(N, C, H, W)``."""
-        if self.training and torch.is_grad_enabled():
-            link: list[Tensor] = []
-            return Gated.apply(x.detach(), self._gate(Pooled.apply(x, link)), link)
+        scripted = torch.jit.is_scripting()  # pyright: ignore[reportPrivateImportUsage]
+        ours = isinstance(x, Tensor) and not scripted  # nor a proxy of torch.fx
+        if ours and self.training and torch.is_grad_enabled():
+            return self._trained(x)
         return x * self._gate(x.mean((2, 3), keepdim=True))
+
+    @torch.jit.unused
+    def _trained(self, x: Tensor) -> Tensor:
+        link: list[Tensor] = []
+        return Gated.apply(x.detach(), self._gate(Pooled.apply(x, link)), link)
 
     def _gate(self, means: Tensor) -> Tensor:
         return self.expand(self.activation(self.reduce(means))).sigmoid()

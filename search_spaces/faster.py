@@ -3,7 +3,8 @@
 What they replace shows in a profile of small images on a CPU (experiments/LOG.md): oneDNN has a
 fast gradient of a depthwise kernel up to 3 pixels wide, on maps that hold the kernel, and takes ten
 times as long otherwise; a convolution on maps of one pixel costs three times its matrix product.
-Only training takes these ways. Inference, export and latencies see PyTorch's layers.
+Only training takes these ways. Inference, export and latencies see PyTorch's layers. Tools that
+know layers by their exact class, such as eager quantization-aware training, overlook `Convolution`.
 """
 
 from typing import Any
@@ -23,15 +24,19 @@ class Convolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(N, C, H, W)`` to ``(N, C', ceil(H / stride), ceil(W / stride))``."""
-        x = input
-        if not (self.training and _plainly_on_cpu(x)):
-            return super().forward(x)
+        plain = torch.jit.is_scripting()  # pyright: ignore[reportPrivateImportUsage]
+        if plain or not (self.training and _plainly_on_cpu(input)):
+            return self._conv_forward(input, self.weight, self.bias)
+        return self._trained(input)
+
+    @torch.jit.unused
+    def _trained(self, x: Tensor) -> Tensor:
         depthwise = 1 < self.groups == self.in_channels == self.out_channels
         if x.shape[2:] == (1, 1) and (depthwise or self.groups == 1):
             return self._of_one_pixel(x, depthwise)
         if depthwise and self.bias is None and _is_slow(x, self.kernel_size[0], self.stride[0]):
             return _Depthwise.apply(x, self.weight, self.stride[0])
-        return super().forward(x)
+        return self._conv_forward(x, self.weight, self.bias)
 
     def _of_one_pixel(self, x: Tensor, depthwise: bool) -> Tensor:
         """All of the kernel but its centre lies on the padding."""
@@ -65,7 +70,7 @@ class Gated(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         (grad,), (x, gate) = grads, ctx.saved_tensors
-        ctx.link[:] = grad, gate
+        ctx.link[:] = grad, gate.detach()
         return None, (grad * x).sum((2, 3), keepdim=True), None
 
 
@@ -108,9 +113,11 @@ class _Depthwise(Function):
         return of_x, of_weight, None
 
 
+@torch.jit.unused
 def _plainly_on_cpu(x: Tensor) -> bool:
     return (
-        x.device.type in ("cpu", "meta")  # where a training's memory is counted
+        isinstance(x, Tensor)  # no proxy of torch.fx
+        and x.device.type in ("cpu", "meta")  # where a training's memory is counted
         and x.dtype == torch.float32
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")

@@ -143,9 +143,9 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) 
         ('{"format": 2, "package": "", "files": {"../a": []}}', "no name of a file in the folder"),
         ('{"format": 2, "package": "", "files": {"/a": []}}', "no name of a file in the folder"),
         ('{"format": 2, "package": "", "files": {"": []}}', "no name of a file in the folder"),
-        ('{"format": "2", "package": ""}', "in format 2 of ; this is format 2"),
-        ('{"format": 3, "package": "us 9.1"}', r"in format 3 of us 9\.1; this is format 2: update"),
-        ('{"format": 3, "package": "\\u001b[2J"}', r"of \\x1b\[2J; .* choose another --out\."),
+        ('{"format": "2", "package": ""}', "in format 2 of ; this is format 3"),
+        ('{"format": 4, "package": "us 9.1"}', r"in format 4 of us 9\.1; this is format 3: update"),
+        ('{"format": 4, "package": "\\u001b[2J"}', r"of \\x1b\[2J; .* choose another --out\."),
     ],
 )
 def test_row_29_a_manifest_that_is_not_ours_to_read_is_refused(
@@ -163,12 +163,12 @@ def test_row_29_a_manifest_that_is_not_ours_to_read_is_refused(
 def test_row_29_a_newer_folder_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / MANIFEST).write_text('{"format": 3, "package": "efficientnet-search 7.0"}')
+    (tmp_path / MANIFEST).write_text('{"format": 4, "package": "efficientnet-search 7.0"}')
     assert run.main(["--run-dir", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        f"error: {tmp_path} was written in format 3 of efficientnet-search 7.0; this is format 2: "
+        f"error: {tmp_path} was written in format 4 of efficientnet-search 7.0; this is format 3: "
         "update, or choose another --run-dir.\n"
     )
     assert {path.name for path in tmp_path.iterdir()} == {".lock", MANIFEST}
@@ -191,7 +191,7 @@ def test_row_29_a_folder_of_format_1_goes_on(
     flags += ["--strategy", "random", "--trials", "5", "--finalists", "0", "--epochs", "2"]
     assert run.main([*flags, "--run-dir", "run"]) == 0
     assert (
-        "note    run was written in format 1 and goes on in format 2\n" in capsys.readouterr().out
+        "note    run was written in format 1 and goes on in format 3\n" in capsys.readouterr().out
     )
     measured = {call["digest"] for call in calls(tmp_path)}
     assert not measured & {"f461e4a03a66", "ee41628fa2f5"}  # the two that were finished

@@ -1,4 +1,4 @@
-"""Memory to be had, as the machine and the limits of containers tell."""
+"""Memory and cores to be had, as the machine and the limits of containers tell."""
 
 import os
 import platform
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.cores import num_cores
 from nas.ram import available_memory
 
 V1 = "4:memory:/jobs/mine\n1:cpu:/\n0::/\n"
@@ -72,6 +73,28 @@ def test_a_container_that_is_told_the_hosts_path(root: Path) -> None:
     write(root / "proc/self/cgroup", V1)
     group_v1(root / "sys/fs/cgroup/memory", 800_000, used=900_000)
     assert available_memory(root) == 0
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        (V2, {"jobs/mine/cpu.max": "200000 100000\n", "jobs/cpu.max": "max 100000\n"}, 2),
+        (V2, {"jobs/cpu.max": "150000 100000\n"}, 2),
+        (V2, {"jobs/mine/cpu.max": "max 100000\n"}, 64),
+        (V2, {"jobs/mine/cpu.max": "10000 100000\n"}, 1),
+        (V1, {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        (V2, {"jobs/mine/cpu.max": "what\n"}, 64),
+    ],
+)
+def test_cores_that_a_group_leaves(
+    groups: str, files: dict[str, str], cores: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    write(root / "proc/self/cgroup", groups)
+    for name, text in files.items():
+        write(root / "sys/fs/cgroup" / name, text)
+    assert num_cores(root) == cores
 
 
 def test_broken_files_bind_nothing(root: Path) -> None:

@@ -165,7 +165,7 @@ def test_row_29_a_training_of_format_1_goes_on(
     shutil.copy(whole / "checkpoint.previous.pt", tmp_path / "checkpoint.pt")
     assert main([*command, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert f"note    {tmp_path} was written in format 1 and goes on in format 2\n" in printed
+    assert f"note    {tmp_path} was written in format 1 and goes on in format 3\n" in printed
     _assert_same(whole, tmp_path)
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert manifest["command"] == "nas.train"
@@ -175,12 +175,12 @@ def test_row_29_a_training_of_format_1_goes_on(
 def test_row_29_a_training_of_a_newer_format_is_refused(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / MANIFEST).write_text('{"format": 3, "package": "efficientnet-search 7.0"}')
+    (tmp_path / MANIFEST).write_text('{"format": 4, "package": "efficientnet-search 7.0"}')
     assert main([*command, "--out", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        f"error: {tmp_path} was written in format 3 of efficientnet-search 7.0; this is format 2: "
+        f"error: {tmp_path} was written in format 4 of efficientnet-search 7.0; this is format 3: "
         "update, or choose another --out.\n"
     )
 

@@ -124,9 +124,7 @@ def test_a_folder_from_before_the_record_goes_on_as_it_always_did(
     capsys.readouterr()
     monkeypatch.setattr(probe, "measure", lambda *_, **__: pytest.fail("probed"))
     assert run.main(_flags(folder, "--trials", "2")) == 0
-    assert _engine_line(capsys.readouterr().out) == (
-        "engine  channels-last, fp32 (not probed), as in its trials before"
-    )
+    assert _engine_line(capsys.readouterr().out) == "engine  channels-last, fp32 (not probed)"
     assert run.main(_flags(folder, *given)) == 0  # which is what it did
     assert run.main(_flags(folder, "--precision", "bf16")) == 2
     assert "trained with `--precision fp32`" in capsys.readouterr().err
@@ -204,7 +202,7 @@ def test_auto_workers_take_every_core_or_fill_the_gpus(monkeypatch: pytest.Monke
     assert workers_for("auto", 0.0, None, None).count == num_cores()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     counts = [workers_for("auto", share, None, None).count for share in (1, 0.5, 2, 0.4)]
-    assert counts == [3, 6, 1, 7]
+    assert counts == [3, 6, 1, 6]
     with pytest.raises(UserError, match=r"`--workers auto` counts this machine's .* Name a number"):
         workers_for("auto", 0.0, "auto", None)
 
@@ -221,3 +219,13 @@ def test_auto_workers_are_in_the_plan(
     )
     assert expected in capsys.readouterr().out
     assert not (folder / "run").exists()
+
+
+def test_images_that_other_flags_would_draw_are_another_run(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Equal numbers of images need not be equal images."""
+    given = ["--precision", "fp32", "--memory-format", "channels-last", "--val-images", "6"]
+    assert run.main(_flags(folder, *given, "--max-images", "14")) == 0
+    assert run.main(_flags(folder, *given, "--max-images", "15")) == 2
+    assert "max_images was 14, now 15" in capsys.readouterr().err

@@ -34,9 +34,9 @@ class TrialOptions:
     max_images: int | None = None
     """Use at most this many training images, the held-out tenth included."""
     val_images: int | None = None
-    """Held-out images that candidates are judged by, by default a tenth of those used; above that
-    such as `--max-images` leaves out. To judge costs little, and 500 images tell two networks of
-    accuracy .45 apart to .02 only."""
+    """Held-out images that candidates are judged by, by default a tenth of those used, at least one
+    of each class; above that such as `--max-images` leaves out. To judge costs little, and 500
+    images tell two networks of accuracy .45 apart to .02 only."""
     skip_bad: bool = False
     """Leave out images that cannot be used instead of refusing; skipped.txt of the run folder names
     them."""

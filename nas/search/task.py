@@ -3,7 +3,7 @@
 `nas.run`, `nas.proxy` and `scaling_search.grid` share these options.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +42,9 @@ class Task:
     reference: str | None = None
     """``my_module:function`` of the user's own evaluator, which may be cheap; else None."""
 
+    drawn: dict[str, int | None] = field(default_factory=dict)
+    """What chose the images where their numbers do not tell: the flags' names and values."""
+
     @property
     def conditions(self) -> dict[str, Any]:
         """What must not change when a run goes on."""
@@ -52,6 +55,7 @@ class Task:
             "data": data.name,
             "fingerprint": data.fingerprint,
             "images": [len(data.train), len(judged)],
+            **self.drawn,
             "flip": self.training.recipe(1).flip,
             "batch_size": self.training.batch_size,
         }
@@ -159,6 +163,7 @@ def load_task(
         training=training,
         resolution=resolution,
         num_classes=len(images.classes),
+        drawn={} if val_images is None else {"max_images": max_images, "val_images": val_images},
     )
 
 

@@ -57,7 +57,8 @@ def tuned(
     else:
         choice = _chosen(training, workers, typical(networks), precision, memory_format)
     training = replace(training, engine=choice.engine)
-    line = choice.describe() + ("" if recorded is None else ", as in its trials before")
+    known = recorded is not None and recorded.source != "default"
+    line = choice.describe() + (", as in its trials before" if known else "")
     task = replace(task, evaluator=training, training=training, engine=choice, engine_line=line)
     return task, _held(workers, training, networks)
 

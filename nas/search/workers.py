@@ -142,6 +142,8 @@ def _as_many(gpus_per_trial: float) -> tuple[int, str]:
         import torch
 
         gpus = torch.cuda.device_count()
+        if gpus_per_trial < 1:  # a trial's share is of one GPU
+            return max(1, gpus * math.floor(1 / gpus_per_trial)), f"{gpus} GPUs"
         return max(1, math.floor(gpus / gpus_per_trial)), f"{gpus} GPUs"
     cores = num_cores()
     return cores, f"{cores} cores"

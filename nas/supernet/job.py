@@ -5,7 +5,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from nas.cli import UserError, format_duration, format_number
 from nas.data.dataset import majority_share
+from nas.search.evaluate import measure
 from nas.search.memory import format_bytes
 from nas.supernet.envelope import KINDS, Envelope, envelope_of
 from nas.supernet.evaluator import SupernetAccuracy
@@ -156,10 +156,8 @@ class SupernetJob:
         reached = []
         for _ in range(_LOOKED_AT):
             network = self.space.decode(sample(self.space, rng))
-            with suppress(DivergedError):  # a failed trial, should a search try it
-                reached.append(evaluator(network, epochs=self.epochs, seed=self.seed))
-        if not reached:
-            raise UserError("No network gets finite logits from the supernet's weights.")
+            outcome = measure(evaluator, network, epochs=self.epochs, seed=self.seed)
+            reached.append(outcome.accuracy or 0.0)  # a failed trial, should a search try it
         chance = majority_share(self.training.validation)
         mean = statistics.fmean(reached)
         found = (

@@ -31,6 +31,7 @@ from nas.training.augment import Batches, at_resolution, derive_seed, normalise
 from nas.training.parts import (
     build_optimizer,
     check_fit,
+    memory_format,
     mixed_precision,
     network_randomness,
 )
@@ -165,7 +166,8 @@ class SupernetTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.rate(step, self._num_images)
         self._optimizer.zero_grad(set_to_none=False)
-        pixels = normalise(images, self.device)
+        layout = memory_format(self.recipe)
+        pixels = normalise(images, self.device, memory_format=layout)
         truth = self._smoothed(labels.to(self.device))
         loss, logits = self._accumulate(self._largest, pixels, truth)
         losses = [loss]

@@ -63,7 +63,7 @@ class Choice:
             words = {"default": "not probed", "flags": "as asked for"}
             return f"{self.engine} ({words[self.source]})"
         speeds = {speed.engine: _number(speed) for speed in self.speeds}
-        own = speeds.pop(self.engine)
+        own = speeds.pop(self.engine, "-")
         others = "".join(f"; {engine} {speed}" for engine, speed in speeds.items())
         return f"{self.engine} (probe: {own} images/s{others})"
 
