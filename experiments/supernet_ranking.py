@@ -8,6 +8,7 @@ are asked for.
 """
 
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from nas.search.workers import Workers
     from nas.supernet.job import SupernetJob
 
-_SHARED_SEEDS = 1_000_000
-"""Keeps measurements with shared weights apart from trainings with the same seed."""
 _WANTED = 0.8
 """Share of the ceiling that the supernet's ranking is to reach (issue 5)."""
 
@@ -231,7 +230,9 @@ def _train(prepared: Prepared, folder: "RunFolder") -> Ranking:
         job = prepared.job(index)
         name = "-".join(["supernet", *map(str, job.conditions.values()), str(index)])
         evaluator = job.train(folder.path / name, lambda line: print(line, flush=True))
-        proposals = _proposals(prepared, settings.supernet_epochs, [_SHARED_SEEDS + index])
+        # A seed of their own keeps measurements with these weights apart from all others.
+        own = zlib.crc32(name.encode())
+        proposals = _proposals(prepared, settings.supernet_epochs, [own])
         shared.append(_accuracies(runner(evaluator), name, proposals, 1))
         spent.append(seconds_spent(folder.path / name))
     return Ranking(

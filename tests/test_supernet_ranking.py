@@ -74,10 +74,16 @@ def test_a_run_resumes_and_takes_more_seeds(
     (file,) = (tmp_path / "out").glob("*-supernet-ranking.csv")
     before = pd.read_csv(file)
     assert list(before.columns[2:]) == ["alone_0", "alone_1", "supernet_0", "supernet_1"]
-    weights = (tmp_path / "run/supernet-1" / checkpoint.NAME).read_bytes()
+    (second,) = (tmp_path / "run").glob(f"supernet-*-1/{checkpoint.NAME}")
+    weights = second.read_bytes()
     capsys.readouterr()
     assert supernet_ranking.main([*command, "--seeds", "3"]) == 0
     assert capsys.readouterr().out.count("(= alone-") == 12
     after = pd.read_csv(file)
     pd.testing.assert_frame_equal(after.drop(columns="alone_2"), before)
-    assert (tmp_path / "run/supernet-1" / checkpoint.NAME).read_bytes() == weights
+    assert second.read_bytes() == weights
+    assert supernet_ranking.main([*command, "--supernet-drawn", "1"]) == 0
+    other = pd.read_csv(file)
+    pd.testing.assert_frame_equal(other.filter(like="alone"), before.filter(like="alone"))
+    assert not other.filter(like="supernet").equals(before.filter(like="supernet"))
+    assert second.read_bytes() == weights
