@@ -152,7 +152,7 @@ def test_row_20_a_child_that_outlives_the_driver_does_not_hold_the_folder(tmp_pa
         "from search_spaces.files import exclusive\n"
         "with exclusive(Path(sys.argv[1]), '--out'):\n"
         "    child = os.fork()\n"
-        "    if child: print(child, flush=True)\n"
+        "    if not child: print(os.getpid(), flush=True)\n"
         "    time.sleep(600)"
     )
     driver = subprocess.Popen(
