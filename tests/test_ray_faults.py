@@ -226,3 +226,20 @@ def _mark_by_a_dead_process(session: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", program, str(session)], check=True, env=environment)
+
+
+@pytest.mark.slow
+def test_row_4_a_worker_killed_for_memory_as_it_starts_is_one_that_died() -> None:
+    """Tune asks a failed trial for its first result, and Ray says what killed the worker."""
+    program = (
+        "import ray; from ray.exceptions import OutOfMemoryError\n"
+        "from ray.tune.experiment import Trial\n"
+        "from nas.search.ray_session import let_tune_survive_losses\n"
+        "def killed(_): raise OutOfMemoryError('low on memory')\n"
+        "let_tune_survive_losses()\n"
+        "trial = Trial('stub', stub=True); trial._default_result_or_future = ray.ObjectRef.nil()\n"
+        "ray.get = killed\n"
+        "assert trial.last_result == {'trial_id': trial.trial_id}\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

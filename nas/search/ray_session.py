@@ -83,6 +83,21 @@ def let_tune_survive_losses() -> None:
             module: Any = importlib.import_module(name)
             if getattr(module, "RayActorError", None) is RayActorError:
                 module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError)
+    trial: Any = importlib.import_module("ray.tune.experiment").Trial
+    ask = getattr(trial, "_get_default_result_or_future", None)
+    if ask is None or hasattr(ask, "survives"):
+        return
+
+    def first_result(self: Any) -> Any:
+        """None where the worker was killed before it had told one, as if it had died itself."""
+        try:
+            return ask(self)
+        except (OutOfMemoryError, NodeDiedError):
+            self._default_result_or_future = None
+            return None
+
+    first_result.survives = True  # pyright: ignore[reportFunctionMemberAccess]
+    trial._get_default_result_or_future = first_result
 
 
 def close() -> None:
