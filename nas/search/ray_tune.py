@@ -16,7 +16,8 @@ from typing import Any
 from nas.cores import limit_threads
 from nas.interrupts import held_back
 from nas.search import limits, ray_session
-from nas.search.evaluate import Evaluator, HalvingEvaluator, Outcome, stages, timed_out
+from nas.search.evaluate import Evaluator, HalvingEvaluator, Outcome, stages
+from nas.search.losses import Losses
 from nas.search.ray_session import RaySession
 from nas.search.study import Study
 from nas.search.trial import Job
@@ -25,10 +26,6 @@ from search_spaces.builder import network_from_json
 
 _CHECK_SECONDS = 3.0
 """How often to look if there still is a machine that can run a trial."""
-_OUT_OF_MEMORY = "running low on memory"
-"""Words of Ray's that tell a worker which it killed for the memory of its node."""
-_MACHINE_LOST = ("its node has died", "node was terminated")
-"""Words of Ray's that tell a worker which went with its node."""
 
 
 def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
@@ -86,6 +83,7 @@ class _Bridge:
         self._jobs: dict[str, Job] = {}
         self._stopped: set[str] = set()
         self._started: dict[str, float] = {}
+        self._losses = Losses()
         self.failure: Exception | None = None
         """The first error of the study. Tune would wrap it in pages of its own traceback."""
 
@@ -124,7 +122,10 @@ class _Bridge:
             now = time.monotonic()
             seconds = now - self._started.get(trial_id, now)
             halved = job.retries.half_batch and self._can_halve
-            outcome = _loss(error_file, seconds, self.limit(job))
+            # Tune's own `Trial.get_error` looks where this file is copied to later.
+            file = Path(error_file or "")
+            error = file.read_text(encoding="utf-8") if file.is_file() else ""
+            outcome = self._losses.outcome(job.slot, error, seconds, self.limit(job))
             self._tell(trial_id, replace(outcome, half_batch=halved))
 
     def is_over(self) -> bool:
@@ -148,22 +149,6 @@ class _Bridge:
         except Exception as error:
             self.failure = error
             return None
-
-
-def _loss(file: str | None, seconds: float, limit: float | None) -> Outcome:
-    """What became of a trial whose process died after so many seconds; `file` is Ray's word."""
-    # Tune's own `Trial.get_error` looks where this file is copied to later.
-    error = Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else ""
-    if any(words in error for words in _MACHINE_LOST):
-        detail = f"The machine that it ran on was lost: {error}"
-        return Outcome(reason="worker-lost", detail=detail, machine_lost=True)
-    detail = f"The worker process died: {error}"
-    if limit is not None and seconds > limit + limits.GRACE_SECONDS:
-        return timed_out(limit, detail)  # a worker that does not listen ends itself
-    if _OUT_OF_MEMORY in error:
-        remedy = "The machine ran low on memory. Use fewer --workers, or a smaller --batch-size."
-        return Outcome(reason="oom", detail=f"{detail.rstrip()}\n{remedy}")
-    return Outcome(reason="worker-lost", detail=detail)
 
 
 def _searcher(bridge: _Bridge) -> Any:
