@@ -21,6 +21,7 @@ from tabulate import tabulate
 
 from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
 from nas.cli import main as cli_main
+from nas.search.metrics import typical
 from nas.search.options import TrialOptions
 from nas.search.rank import (
     MIN_NETWORKS,
@@ -132,9 +133,8 @@ class Prepared:
     def describe(self) -> list[str]:
         """What is about to happen, and how long it takes."""
         settings, macs = self.settings, sorted(count(a).macs for a in self.networks)
-        typical = sorted(self.networks, key=lambda a: count(a).macs)[len(macs) // 2]
         epochs = settings.epochs * settings.seeds * len(self.networks)
-        alone = estimate(self.task, self.workers, [(typical, epochs)])
+        alone = estimate(self.task, self.workers, [(typical(self.networks), epochs)])
         assert alone is not None
         shared = self.job(0).seconds_of_training() * settings.supernet_seeds
         return [

@@ -54,6 +54,12 @@ def sample(space: Space, rng: random.Random) -> dict[str, Choice]:
     return {name: rng.choice(options) for name, options in space.choices.items()}
 
 
+def sample_networks(space: Space, number: int, seed: int) -> list[Architecture]:
+    """Networks of uniform choices; the same seed, the same networks."""
+    rng = random.Random(seed)
+    return [space.decode(sample(space, rng)) for _ in range(number)]
+
+
 _OPS: dict[str, Callable[..., Op]] = {
     "conv": PlainConv,
     "dwconv": lambda **choice: MBConv(expansion=1, **choice),

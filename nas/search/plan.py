@@ -1,7 +1,6 @@
 """A search made definite: space, cost and target, what binds the run, and how long it takes."""
 
 import json
-import random
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from nas.cli import UserError, format_duration, format_number
-from nas.cores import limit_threads, num_cores
+from nas.cores import num_cores
 from nas.search.costs import cost_conditions, load_metric
 from nas.search.metrics import Metric, typical
 from nas.search.objective import Objective, ParetoObjective, RewardObjective
 from nas.search.reward import DEFAULT_W, Reward
+from nas.search.session import timed
 from nas.search.space import load_space
 from search_spaces.architecture import Architecture
-from search_spaces.spaces import FactorizedSpace, Space, default_target_macs, sample
+from search_spaces.spaces import FactorizedSpace, Space, default_target_macs, sample_networks
 
 if TYPE_CHECKING:
     from nas.run import Settings
@@ -139,8 +139,7 @@ class Plan:
     def _estimate(self) -> str:
         """Time for everything, from a few timed training steps of a typical network."""
         settings, workers = self.settings, self.workers
-        limit_threads(workers.threads)
-        seconds_of = self.task.seconds_of(typical(_some(self.space)))
+        seconds_of = timed(self.task, workers, typical(_some(self.space)))
         if seconds_of is None:
             return "time known after the first trials"
         epochs = float(settings.epochs)
@@ -291,8 +290,7 @@ def _space_macs(settings: "Settings", task: "Task") -> float:
 
 def _some(space: Space) -> list[Architecture]:
     """A fixed sample of the space."""
-    rng = random.Random(0)
-    return [space.decode(sample(space, rng)) for _ in range(_SAMPLE)]
+    return sample_networks(space, _SAMPLE, seed=0)
 
 
 def _typical_cost(space: Space, metric: Metric) -> float:

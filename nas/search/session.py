@@ -140,21 +140,29 @@ def estimate(
 
     None where there is no telling, as with a user's evaluator, or a GPU's memory is short.
     """
-    from nas.cores import limit_threads
-
-    limit_threads(workers.threads)
     total = 0.0
     for architecture, epochs in trainings:
-        try:
-            seconds_of = task.seconds_of(architecture)
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
-                raise  # short of memory, a trial takes half the batch
-            seconds_of = None
+        seconds_of = timed(task, workers, architecture)
         if seconds_of is None:
             return None
         total += seconds_of(epochs) / workers.count
     return total
+
+
+def timed(
+    task: "Task", workers: "Workers", architecture: AnyNetwork
+) -> Callable[[float], float] | None:
+    """Seconds that a trial of so many epochs takes one worker, by `Task.seconds_of`; None as for
+    `estimate`."""
+    from nas.cores import limit_threads
+
+    limit_threads(workers.threads)
+    try:
+        return task.seconds_of(architecture)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
+            raise  # short of memory, a trial takes half the batch
+        return None
 
 
 def about(seconds: float | None) -> str:

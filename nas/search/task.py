@@ -41,7 +41,6 @@ class Task:
     """The same for people."""
     reference: str | None = None
     """``my_module:function`` of the user's own evaluator, which may be cheap; else None."""
-
     drawn: dict[str, int | None] = field(default_factory=dict)
     """What chose the images where their numbers do not tell: the flags' names and values."""
 

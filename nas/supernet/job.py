@@ -1,7 +1,6 @@
 """The training of a supernet in a folder: planned with its cost, gone on with after a kill."""
 
 import math
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
 from search_spaces.files import differences
-from search_spaces.spaces import Space, sample
+from search_spaces.spaces import Space, sample_networks
 
 _LOOKED_AT = 8
 """Networks that tell whether the weights learnt anything."""
@@ -152,10 +151,8 @@ class SupernetJob:
     def _learnt(self, evaluator: SupernetAccuracy) -> str:
         """What a few random networks can do with the shared weights, and a warning if that is
         nothing: then their ranking is chance, too."""
-        rng = random.Random(0)
         reached = []
-        for _ in range(_LOOKED_AT):
-            network = self.space.decode(sample(self.space, rng))
+        for network in sample_networks(self.space, _LOOKED_AT, seed=0):
             outcome = measure(evaluator, network, epochs=self.epochs, seed=self.seed)
             reached.append(outcome.accuracy or 0.0)  # a failed trial, should a search try it
         chance = majority_share(self.training.validation)

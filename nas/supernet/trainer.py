@@ -13,10 +13,9 @@ of residual blocks, nor of its constant last rate.
 
 import itertools
 import math
-import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,9 +36,10 @@ from nas.training.parts import (
 )
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
+from nas.training.trainer import excerpt
 from search_spaces.architecture import Architecture
 from search_spaces.network import Network
-from search_spaces.spaces import Space, sample
+from search_spaces.spaces import Space, sample_networks
 
 _SUBNET_DRAWS = 2
 """Keeps the seed of the networks drawn apart from those of order, augmentation and dropout."""
@@ -63,8 +63,7 @@ class Sandwich:
 
     def draw(self, seed: int) -> list[Architecture]:
         """The networks that are drawn for a step."""
-        rng = random.Random(seed)
-        return [self.space.decode(sample(self.space, rng)) for _ in range(self.drawn)]
+        return sample_networks(self.space, self.drawn, seed)
 
 
 class SupernetTrainer:
@@ -218,8 +217,6 @@ def seconds_per_image(
     supernet: Supernet, sandwich: Sandwich, train: Split, recipe: Recipe, *, device: torch.device
 ) -> float:
     """Measured seconds of a step over its images, for estimates; `supernet` is of no use then."""
-    batch = recipe.batch(len(train))
-    few = replace(train, images=train.images[: 4 * batch], labels=train.labels[: 4 * batch])
-    exact = replace(recipe, batch_size=batch, min_steps=1)
+    few, exact = excerpt(train, recipe)
     trainer = SupernetTrainer(supernet, sandwich, few, exact, seed=0, device=device)
     return trainer.seconds_per_image()

@@ -237,9 +237,14 @@ def short_training(
     workers: int = 0,
 ) -> Trainer:
     """A training on a few of the images, in batches as on all of them, to be timed."""
-    batch = recipe.batch(len(train))
-    few = replace(train, images=train.images[: 4 * batch], labels=train.labels[: 4 * batch])
-    exact = replace(recipe, batch_size=batch, min_steps=1)
+    few, exact = excerpt(train, recipe)
     return Trainer(
         build_network(architecture, 0), few, exact, seed=0, device=device, workers=workers
     )
+
+
+def excerpt(train: Split, recipe: Recipe) -> tuple[Split, Recipe]:
+    """A few of the images, and the recipe that batches them as it does all."""
+    batch = recipe.batch(len(train))
+    few = replace(train, images=train.images[: 4 * batch], labels=train.labels[: 4 * batch])
+    return few, replace(recipe, batch_size=batch, min_steps=1)
