@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nas.cli import UserError
-from nas.search.evaluate import load_object
+from nas.trials.evaluate import load_object
 from search_spaces.architecture import Architecture
 from search_spaces.cost import Cost
 from search_spaces.spaces import Choice, Choices, FactorizedSpace, Space, mnasnet

@@ -9,9 +9,9 @@ from experiments.engine_loops import Loop, b0, our_loop, timm_b0, tuned_loop
 from experiments.engine_trials import endings
 from experiments.measuring import Row, in_turn, number_row, ratio_row
 from nas.data.dataset import ImageData, Split
-from nas.search.trial import Proposal
-from nas.search.workers import Workers
 from nas.training.proxy import ProxyTraining
+from nas.trials.trial import Proposal
+from nas.workers import Workers
 
 _BATCH, _SIDE, _IMAGES = 256, 224, 1024
 _CLASSES = 1000

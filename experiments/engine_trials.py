@@ -10,15 +10,15 @@ import numpy as np
 
 from experiments.measuring import Clock, Row, in_turn, number_row, ratio_row
 from nas.cores import limit_threads
-from nas.search.evaluate import Evaluator
-from nas.search.execution import execute, run_job
-from nas.search.objective import AccuracyObjective
-from nas.search.proposers import FixedProposer, SamplerProposer
-from nas.search.record import Record
+from nas.costs.objective import AccuracyObjective
 from nas.search.strategies import Problem, load_strategy
-from nas.search.study import Study
-from nas.search.trial import Proposal, Result
-from nas.search.workers import Workers
+from nas.trials.evaluate import Evaluator
+from nas.trials.execution import execute, run_job
+from nas.trials.proposers import FixedProposer, SamplerProposer
+from nas.trials.record import Record
+from nas.trials.study import Study
+from nas.trials.trial import Proposal, Result
+from nas.workers import Workers
 from search_spaces.architecture import Architecture
 from search_spaces.spaces import mnasnet
 

@@ -27,11 +27,11 @@ from experiments.benchmarks import Benchmark, load_benchmark
 from nas.cli import OptionalNumber, UserError, command_line, format_duration
 from nas.cli import main as cli_main
 from nas.cores import limit_threads
-from nas.search.metrics import METRICS
-from nas.search.objective import RewardObjective
-from nas.search.proposers import Recommending
-from nas.search.reward import Reward
+from nas.costs.metrics import METRICS
+from nas.costs.objective import RewardObjective
+from nas.costs.reward import Reward
 from nas.search.strategies import STRATEGIES, Problem, load_strategy
+from nas.trials.proposers import Recommending
 from search_spaces.files import atomic_write
 
 

@@ -21,9 +21,8 @@ from tabulate import tabulate
 
 from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
 from nas.cli import main as cli_main
-from nas.search.metrics import typical
-from nas.search.options import TrialOptions
-from nas.search.rank import (
+from nas.costs.metrics import typical
+from nas.proxies.rank import (
     MIN_NETWORKS,
     Array,
     bootstrap_interval,
@@ -31,6 +30,7 @@ from nas.search.rank import (
     seed_agreement,
     seed_noise,
 )
+from nas.search.options import TrialOptions
 from nas.search.session import about, estimate, run_session
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
@@ -38,11 +38,11 @@ from search_spaces.spaces import Space, default_target_macs
 
 if TYPE_CHECKING:
     from nas.folder import RunFolder
-    from nas.search.runner import TrialRunner
     from nas.search.task import Task
-    from nas.search.trial import Proposal
-    from nas.search.workers import Workers
     from nas.supernet.job import SupernetJob
+    from nas.trials.runner import TrialRunner
+    from nas.trials.trial import Proposal
+    from nas.workers import Workers
 
 _WANTED = 0.8
 """Share of the ceiling that the supernet's ranking is to reach (issue 5)."""
@@ -177,7 +177,7 @@ def run(settings: Settings) -> int:
 
 
 def _prepare(settings: Settings) -> Prepared:
-    from nas.search.proxies import spread
+    from nas.proxies.plan import spread
     from nas.search.space import load_space
 
     workers = settings.where()
@@ -205,9 +205,9 @@ def _prepare(settings: Settings) -> Prepared:
 
 
 def _train(prepared: Prepared, folder: "RunFolder") -> Ranking:
-    from nas.search.objective import AccuracyObjective
-    from nas.search.runner import TrialRunner
+    from nas.costs.objective import AccuracyObjective
     from nas.supernet.job import seconds_spent
+    from nas.trials.runner import TrialRunner
 
     settings = prepared.settings
 
@@ -246,7 +246,7 @@ def _train(prepared: Prepared, folder: "RunFolder") -> Ranking:
 
 
 def _proposals(prepared: Prepared, epochs: int, seeds: Sequence[int]) -> "list[Proposal]":
-    from nas.search.trial import Proposal
+    from nas.trials.trial import Proposal
 
     return [
         Proposal(architecture=network, epochs=epochs, seed=seed, labels={"network": i})

@@ -127,7 +127,7 @@ def _seconds(folder: Path) -> float:
 
 
 def _searched(folder: Path) -> Searched:
-    from nas.search.record import all_records, outcome_of
+    from nas.trials.record import all_records, outcome_of
 
     baseline = load_architecture(folder / "baseline.json")
     rewards: list[float] = []

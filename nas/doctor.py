@@ -105,7 +105,7 @@ def check_ray(address: str | None) -> Iterator[Check]:
             remedy = f"Commands here do not follow it; --ray-address {elsewhere} does."
             yield Check("ray", "note", "RAY_ADDRESS is set", (remedy,))
         return
-    from nas.search.workers import workers_for
+    from nas.workers import workers_for
 
     try:
         workers_for(1, 0.0, address, None)
@@ -121,7 +121,7 @@ def check_ray(address: str | None) -> Iterator[Check]:
 
 def check_leftovers() -> Iterator[Check]:
     """Ray processes of commands that were killed."""
-    from nas.search.leftovers import describe_leftovers
+    from nas.trials.leftovers import describe_leftovers
 
     if lines := describe_leftovers():
         yield Check("leftover", "note", "Ray processes of a command that was killed", tuple(lines))

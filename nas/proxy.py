@@ -9,18 +9,18 @@ from zlib import crc32
 
 from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
 from nas.cli import main as cli_main
+from nas.costs.reward import DEFAULT_W
 from nas.search.options import CARRIED_OVER, TrialOptions
-from nas.search.reward import DEFAULT_W
 from nas.search.session import about, estimate, run_session
 from nas.untrusted import csv_text
 from search_spaces.spaces import Space, default_target_macs
 
 if TYPE_CHECKING:
     from nas.folder import RunFolder
-    from nas.search.proxies import Measurements, Series, Setting
-    from nas.search.proxy_verdict import Assessment
+    from nas.proxies.plan import Measurements, Series, Setting
+    from nas.proxies.verdict import Assessment
     from nas.search.task import Task
-    from nas.search.workers import Workers
+    from nas.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +126,8 @@ def run(settings: Settings) -> int:
 
 
 def _prepare(settings: Settings) -> Prepared:
-    from nas.search.proxies import Setting, plan_series
-    from nas.search.reward import Reward
+    from nas.costs.reward import Reward
+    from nas.proxies.plan import Setting, plan_series
     from nas.search.space import load_space
 
     workers = settings.where()
@@ -199,8 +199,8 @@ def _plan_lines(prepared: Prepared) -> list[str]:
 
 def _train(prepared: Prepared, folder: "RunFolder") -> None:
     """Every series to its end; what a folder has measured is not trained again."""
-    from nas.search.objective import AccuracyObjective
-    from nas.search.runner import TrialRunner
+    from nas.costs.objective import AccuracyObjective
+    from nas.trials.runner import TrialRunner
 
     runner = TrialRunner(
         folder.database,
@@ -217,15 +217,15 @@ def _train(prepared: Prepared, folder: "RunFolder") -> None:
 
 def _measurements(prepared: Prepared, folder: "RunFolder") -> "list[Measurements]":
     """What the folder has of every series, in their order."""
-    from nas.search.attributes import known_measurements
-    from nas.search.proxies import collect
+    from nas.proxies.plan import collect
+    from nas.trials.attributes import known_measurements
 
     known = known_measurements(folder.database)
     return [collect(series, known) for series in prepared.series]
 
 
 def _write_trials(prepared: Prepared, folder: "RunFolder") -> None:
-    from nas.search.proxy_report import trials_frame
+    from nas.proxies.report import trials_frame
 
     frame = trials_frame(_measurements(prepared, folder))
     folder.write("proxy.csv", csv_text(frame))
@@ -233,9 +233,9 @@ def _write_trials(prepared: Prepared, folder: "RunFolder") -> None:
 
 def _conclude(prepared: Prepared, folder: "RunFolder", plan: list[str]) -> None:
     """Write and print what the trials so far say."""
-    from nas.search import proxy_report
-    from nas.search.proxy_verdict import assess_all, gain_difference, recommended
-    from nas.search.reward import Reward
+    from nas.costs.reward import Reward
+    from nas.proxies import report as proxy_report
+    from nas.proxies.verdict import assess_all, gain_difference, recommended
 
     settings = prepared.settings
 
@@ -269,7 +269,7 @@ def _conclude(prepared: Prepared, folder: "RunFolder", plan: list[str]) -> None:
 
 def _next_command(prepared: Prepared, proxy: "Assessment", best: "Assessment | None") -> str:
     """The search with the best fit setting; without one, this command with what may make it fit."""
-    from nas.search.proxy_report import wants_networks
+    from nas.proxies.report import wants_networks
 
     settings = prepared.settings
     if best is None and wants_networks(proxy):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from nas.cli import OptionalNumber, UserError, command_line, format_number
 from nas.cli import main as cli_main
 from nas.cores import limit_threads
+from nas.costs.reward import DEFAULT_W
 from nas.search.options import CARRIED_OVER, TrialOptions
-from nas.search.reward import DEFAULT_W
 from nas.search.session import run_session
 from nas.untrusted import csv_text
 from search_spaces.cost import count
@@ -19,9 +19,9 @@ from search_spaces.cost import count
 if TYPE_CHECKING:
     from nas.folder import RunFolder
     from nas.search.baseline import SearchResult
-    from nas.search.evaluate import Evaluator
     from nas.search.plan import Plan
     from nas.supernet.evaluator import SupernetAccuracy
+    from nas.trials.evaluate import Evaluator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def run(settings: Settings) -> int:
 
 def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
     from nas.search.baseline import Fidelity, Trials, search
-    from nas.search.runner import TrialRunner
+    from nas.trials.runner import TrialRunner
 
     settings, task = plan.settings, plan.task
 
@@ -181,8 +181,8 @@ def _write_shared_weights(
 
 def _write_trials(plan: "Plan", folder: "RunFolder") -> None:
     """The tables of the record as it stands, finished or not."""
-    from nas.search.record import Record
     from nas.search.report import trials_frame
+    from nas.trials.record import Record
 
     value = None if plan.settings.pareto else "reward"
     for study, file in (("search", "trials.csv"), ("random", "random.csv")):

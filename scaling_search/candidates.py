@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from nas.search.metrics import MACS, Metric
+from nas.costs.metrics import MACS, Metric
 from scaling_search.compound import Coefficients, ScalingError, scale
 from scaling_search.shares import AXES, PUBLISHED, Shares, shares_of_ratios
 from scaling_search.steps import Index, Steps, find_steps, reach, thinned, walk

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
-from nas.search.metrics import Metric
+from nas.costs.metrics import Metric
 from scaling_search.compound import DROPOUT_PER_PHI, Coefficients, ScalingError, shift_dropout
 from scaling_search.shares import RULES
 from scaling_search.solve import scale_to

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Self
 
+from nas.costs.latency import device_name
+from nas.costs.memory import format_bytes
 from nas.ram import available_memory
-from nas.search.latency import device_name
-from nas.search.memory import format_bytes
 from nas.training.recipe import Recipe
 
 MARGIN = 1.1

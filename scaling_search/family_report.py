@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from nas.search.metrics import Metric
+from nas.costs.metrics import Metric
 from scaling_search.compound import DROPOUT_PER_PHI, MAX_DROPOUT, Coefficients, default_rounding
 from scaling_search.members import Member, Steps
 from scaling_search.released import PAPER, TINYNETS, nearest_tinynet, tinynet_ratios

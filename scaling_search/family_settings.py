@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from nas import cli
-from nas.search.metrics import MACS, PARAMS, Metric
+from nas.costs.metrics import MACS, PARAMS, Metric
 from scaling_search.compound import Coefficients
 from scaling_search.constants import read_constants
 from scaling_search.hardware import Device
@@ -202,12 +202,12 @@ class Settings:
 
     def _metric(self, flag: str) -> Metric:
         if flag == "--target-latency":
-            from nas.search.latency import Latency
+            from nas.costs.latency import Latency
 
             device, file = self.find_device(), self.out / "latency.json"
             return Latency(file=file, device=device.kind, threads=device.threads, writes=False)
         if flag == "--target-memory":
-            from nas.search.memory import Memory
+            from nas.costs.memory import Memory
 
             return Memory(batch_size=self.train_batch)
         return {"--target-flops": MACS, "--target-params": PARAMS}[flag]

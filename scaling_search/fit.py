@@ -22,7 +22,7 @@ from scaling_search.shares import AXES, Shares
 from scaling_search.surface import Runs, Surface, num_terms
 
 if TYPE_CHECKING:
-    from nas.search.trial import Result
+    from nas.trials.trial import Result
 
 CONFIDENCE = 0.90
 """Of the region and the intervals."""

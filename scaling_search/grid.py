@@ -22,7 +22,7 @@ from search_spaces.zoo import file_argument
 
 if TYPE_CHECKING:
     from nas.folder import RunFolder
-    from nas.search.trial import Proposal
+    from nas.trials.trial import Proposal
     from scaling_search.race import Schedule
 
 MODULE = "scaling_search.grid"
@@ -104,8 +104,8 @@ def run(settings: Settings) -> int:
 
 def _train(plan: Plan, folder: "RunFolder") -> Trained:
     """Round by round, what the schedule says."""
-    from nas.search.objective import AccuracyObjective
-    from nas.search.runner import TrialRunner
+    from nas.costs.objective import AccuracyObjective
+    from nas.trials.runner import TrialRunner
     from scaling_search.fit import accuracies_by_seed
 
     runner = TrialRunner(
@@ -129,7 +129,7 @@ def _train(plan: Plan, folder: "RunFolder") -> Trained:
 
 
 def _proposal(plan: Plan, candidate: Candidate, seed: int) -> "Proposal":
-    from nas.search.trial import Proposal
+    from nas.trials.trial import Proposal
 
     return Proposal(
         architecture=candidate.architecture,

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError, format_duration
-from nas.search.costs import cost_conditions
-from nas.search.metrics import Metric, typical
+from nas.costs.metrics import Metric, typical
+from nas.costs.named import cost_conditions
 from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
 from scaling_search.options import FINEST, with_classes
@@ -19,7 +19,7 @@ from search_spaces.rounding import Rounding
 
 if TYPE_CHECKING:
     from nas.search.task import Task
-    from nas.search.workers import Workers
+    from nas.workers import Workers
     from scaling_search.grid import Settings
     from scaling_search.race import Schedule
 

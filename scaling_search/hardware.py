@@ -1,7 +1,7 @@
 """What the members of a family need on the device at hand: memory, time, and which will not fit.
 
 Memory is counted without running anything (`nas.training.memory`); latency is measured
-(`nas.search.latency`). Nothing is run that does not fit, or that is expected to take long.
+(`nas.costs.latency`). Nothing is run that does not fit, or that is expected to take long.
 """
 
 import functools
@@ -13,8 +13,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from nas.cli import UserError
-from nas.search.memory import format_bytes
-from nas.search.metrics import MACS
+from nas.costs.memory import format_bytes
+from nas.costs.metrics import MACS
 from scaling_search.device import MARGIN, RECIPE, Device
 from scaling_search.stopwatch import Reading, Stopwatch
 from search_spaces.builder import AnyNetwork

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from nas.cli import format_number
-from nas.search.metrics import Metric
+from nas.costs.metrics import Metric
 from scaling_search.compound import Coefficients, default_rounding, member_name, scale
 from scaling_search.released import PAPER, RELEASED, release, released_rounding
 from scaling_search.shares import AXES

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nas.costs.metrics import Metric
+from nas.costs.named import CostName, load_metric
 from nas.folder import warn_of_changes
-from nas.search.costs import CostName, load_metric
-from nas.search.metrics import Metric
 from nas.search.options import TrialOptions
 from scaling_search.compound import default_rounding
 from search_spaces.adapt import adapt_classes, adapt_resolution
@@ -16,7 +16,7 @@ from search_spaces.zoo import load_architecture
 
 if TYPE_CHECKING:
     from nas.search.task import Task
-    from nas.search.workers import Workers
+    from nas.workers import Workers
 
 FINEST = 1.5
 """Pixels that a network of a measured cost may need, over what the formula says; images are stored

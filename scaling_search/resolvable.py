@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from nas.search.metrics import MACS
+from nas.costs.metrics import MACS
 from scaling_search.compound import Coefficients, default_rounding, scale
 from scaling_search.shares import AXES
 from scaling_search.steps import along, reach

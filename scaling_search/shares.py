@@ -8,7 +8,7 @@ constraint alpha * beta^2 * gamma^2 = 2 leaves these two degrees of freedom, and
 import math
 from dataclasses import dataclass
 
-from nas.search.metrics import MACS
+from nas.costs.metrics import MACS
 from scaling_search.compound import Coefficients, ScalingError, scale
 from search_spaces.builder import AnyNetwork
 from search_spaces.rounding import Rounding

@@ -11,7 +11,7 @@ decides, where several widths reach their next step at once; nobody means those.
 import math
 from dataclasses import dataclass, field, replace
 
-from nas.search.metrics import Metric
+from nas.costs.metrics import Metric
 from scaling_search.compound import Coefficients, ScalingError, scale
 from search_spaces.architecture import Architecture
 from search_spaces.builder import AnyNetwork

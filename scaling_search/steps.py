@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.search.metrics import MACS
+from nas.costs.metrics import MACS
 from scaling_search.compound import Coefficients, ScalingError, scale
 from scaling_search.shares import AXES, Shares, shares_of_ratios
 from search_spaces.builder import AnyNetwork

@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 from nas.cli import UserError, format_number
-from nas.search.latency import cpu_threads, measure_latency
-from nas.search.memory import format_bytes
-from nas.search.metrics import MACS
+from nas.costs.latency import cpu_threads, measure_latency
+from nas.costs.memory import format_bytes
+from nas.costs.metrics import MACS
 from scaling_search.device import MARGIN, Device, free_memory
 from search_spaces.builder import AnyNetwork
 

@@ -16,7 +16,7 @@ from search_spaces.zoo import file_argument
 
 if TYPE_CHECKING:
     from nas.folder import RunFolder
-    from nas.search.study import Study
+    from nas.trials.study import Study
     from scaling_search.validate_plan import Plan
     from scaling_search.verdict import Assessment
 
@@ -66,9 +66,9 @@ def run(settings: Settings) -> int:
 
 def _train(plan: "Plan", folder: "RunFolder") -> "Study":
     """All networks with the first seed, then all with the second, and so on."""
-    from nas.search.objective import AccuracyObjective
-    from nas.search.runner import TrialRunner
-    from nas.search.trial import Proposal
+    from nas.costs.objective import AccuracyObjective
+    from nas.trials.runner import TrialRunner
+    from nas.trials.trial import Proposal
 
     settings, task = plan.settings, plan.task
     runner = TrialRunner(

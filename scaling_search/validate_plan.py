@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import UserError
+from nas.costs.metrics import Metric
+from nas.costs.named import cost_conditions
 from nas.folder import warn_of_changes
-from nas.search.costs import cost_conditions
-from nas.search.metrics import Metric
 from nas.search.session import about, estimate
 from scaling_search.compound import Coefficients
 from scaling_search.constants import read_constants
@@ -19,7 +19,7 @@ from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
     from nas.search.task import Task
-    from nas.search.workers import Workers
+    from nas.workers import Workers
     from scaling_search.validate import Settings
 
 

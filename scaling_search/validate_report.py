@@ -9,7 +9,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from nas.cli import format_number
-from nas.search.metrics import Metric
+from nas.costs.metrics import Metric
 from scaling_search.contest import FITTED, TOLERANCE, Contestant, Level
 from scaling_search.shares import RULES
 from scaling_search.two_way import CONFIDENCE

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from nas.folder import MANIFEST, Stamp, read_manifest
-from nas.search.record import all_records, outcome_of
 from nas.training import checkpoint
+from nas.trials.record import all_records, outcome_of
 from tests.ballistic import Stop
 
 LOST = ("orphaned", "worker-lost")

@@ -12,16 +12,16 @@ from typing import Any
 
 from optuna.samplers import BaseSampler
 
+from nas.costs.objective import AccuracyObjective, Objective
 from nas.samplers.seeding import OrderedNSGAIISampler
-from nas.search.evaluate import Evaluator, Outcome, stages
-from nas.search.execution import run_job
-from nas.search.halving import Halving
-from nas.search.objective import AccuracyObjective, Objective
-from nas.search.proposers import FixedProposer, SamplerProposer
-from nas.search.record import Record
 from nas.search.strategies import Problem, load_strategy
-from nas.search.study import Study
-from nas.search.trial import Job, Proposal
+from nas.trials.evaluate import Evaluator, Outcome, stages
+from nas.trials.execution import run_job
+from nas.trials.halving import Halving
+from nas.trials.proposers import FixedProposer, SamplerProposer
+from nas.trials.record import Record
+from nas.trials.study import Study
+from nas.trials.trial import Job, Proposal
 from search_spaces.architecture import Architecture, Stage, Stem
 from search_spaces.builder import AnyNetwork
 from search_spaces.ops import MBConv

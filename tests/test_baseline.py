@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from nas.cli import UserError
+from nas.costs.metrics import METRICS
+from nas.costs.objective import Objective, ParetoObjective, RewardObjective
+from nas.costs.reward import Reward
 from nas.search.baseline import Fidelity, SearchResult, Trials, measured, search, stock_b0
-from nas.search.evaluate import Evaluator
 from nas.search.finalists import BestReward, Selection, WithinBudget
-from nas.search.halving import Halving
-from nas.search.metrics import METRICS
-from nas.search.objective import Objective, ParetoObjective, RewardObjective
-from nas.search.reward import Reward
-from nas.search.runner import TrialRunner
 from nas.search.strategies import TPE_STARTUP_TRIALS
-from nas.search.workers import Workers
+from nas.trials.evaluate import Evaluator
+from nas.trials.halving import Halving
+from nas.trials.runner import TrialRunner
+from nas.workers import Workers
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.spaces import SPACES, Space

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas import export, train
+from nas.costs.objective import AccuracyObjective
 from nas.models.saved import ModelError, load_model
-from nas.search.evaluate import measure
-from nas.search.objective import AccuracyObjective
-from nas.search.runner import TrialRunner
 from nas.search.task import load_task
-from nas.search.trial import Proposal
-from nas.search.workers import Workers
 from nas.training.parts import build_network
+from nas.trials.evaluate import measure
+from nas.trials.runner import TrialRunner
+from nas.trials.trial import Proposal
+from nas.workers import Workers
 from scaling_search.compound import Coefficients, ScalingError, default_rounding, scale, scale_by
 from search_spaces.adapt import adapt_classes, adapt_resolution
 from search_spaces.architecture import ArchitectureError

@@ -22,8 +22,8 @@ from nas.data import cache, images
 from nas.data.cache import Mapped
 from nas.data.dataset import DataError, ImageData, load_for_search
 from nas.run import Settings
-from nas.search.execution import execute
-from nas.search.workers import Workers
+from nas.trials.execution import execute
+from nas.workers import Workers
 from search_spaces.architecture import Architecture
 from tests.searching import fixed_study, proposals
 from tests.trees import contents, plant, same

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from nas.search.console import TrialLines
-from nas.search.halving import Halving
-from nas.search.objective import AccuracyObjective, Objective, ParetoObjective, RewardObjective
-from nas.search.proposers import FixedProposer
-from nas.search.record import Record
-from nas.search.reward import Reward
-from nas.search.study import Study
-from nas.search.trial import Proposal
+from nas.costs.objective import AccuracyObjective, Objective, ParetoObjective, RewardObjective
+from nas.costs.reward import Reward
+from nas.trials.console import TrialLines
+from nas.trials.halving import Halving
+from nas.trials.proposers import FixedProposer
+from nas.trials.record import Record
+from nas.trials.study import Study
+from nas.trials.trial import Proposal
 from search_spaces.architecture import Architecture
 from tests.searching import drive, network, proposals
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nas.cli import UserError
-from nas.search.evaluate import Outcome
-from nas.search.trial import Job, Proposal, Result
+from nas.trials.evaluate import Outcome
+from nas.trials.trial import Job, Proposal, Result
 from scaling_search.compound import Coefficients, ScalingError
 from scaling_search.constants import choose, content, grid_frame, read_constants, to_json
 from scaling_search.fit import Fit, accuracies_by_seed

@@ -22,7 +22,8 @@ import pandas as pd
 import pytest
 
 from nas import run
-from nas.search import plot, record
+from nas.search import plot
+from nas.trials import record
 from scaling_search import grid
 from scaling_search import report as grid_report
 from search_spaces.architecture import Architecture

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nas.cli import UserError
-from nas.search.evaluate import load_object, measure, stages
 from nas.training.score import DivergedError
+from nas.trials.evaluate import load_object, measure, stages
 from search_spaces.architecture import Architecture
 from tests.searching import accuracy, network
 

@@ -15,9 +15,9 @@ import torch
 
 from nas.cli import UserError
 from nas.cores import limit_threads, num_cores
-from nas.search.execution import execute
-from nas.search.study import Study
-from nas.search.workers import Workers, workers_for
+from nas.trials.execution import execute
+from nas.trials.study import Study
+from nas.workers import Workers, workers_for
 from search_spaces.architecture import Architecture
 from tests import searching
 from tests.searching import accuracy, calls, fixed_study, proposals, wait_for

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas.search.memory import Memory
+from nas.costs.memory import Memory
 from scaling_search.compound import Coefficients, scale
 from scaling_search.family import main
 from scaling_search.released import released_family
@@ -156,7 +156,7 @@ def test_a_target_can_be_a_limit_and_a_far_one_is_said(
 def test_parameters_memory_and_latency_can_be_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.search.latency.MAX_SECONDS", 0.01)
+    monkeypatch.setattr("nas.costs.latency.MAX_SECONDS", 0.01)
     file = tmp_path / "base.json"
     file.write_text(SMALL.to_json())
     argv = ["--baseline", str(file), *PAPER, "--out", str(tmp_path)]
@@ -228,7 +228,7 @@ def test_a_user_s_builder_makes_a_family(
 def test_what_members_need_is_counted_and_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.search.latency.MAX_SECONDS", 0.01)
+    monkeypatch.setattr("nas.costs.latency.MAX_SECONDS", 0.01)
     file = tmp_path / "base.json"
     file.write_text(SMALL.to_json())
     argv = ["--baseline", str(file), *PAPER, "--phi", "-1", "0", "--out", str(tmp_path)]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from nas.cli import UserError
-from nas.search.evaluate import Outcome
+from nas.costs.metrics import METRICS
+from nas.costs.objective import ParetoObjective
 from nas.search.finalists import (
     BestReward,
     Measured,
@@ -13,10 +14,9 @@ from nas.search.finalists import (
     WithinBudget,
     finalists_of,
 )
-from nas.search.metrics import METRICS
-from nas.search.objective import ParetoObjective
-from nas.search.proposers import FixedProposer
-from nas.search.trial import Job, Proposal, Result
+from nas.trials.evaluate import Outcome
+from nas.trials.proposers import FixedProposer
+from nas.trials.trial import Job, Proposal, Result
 from search_spaces.architecture import Architecture
 from tests.searching import network
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search.evaluate import Outcome
-from nas.search.front import dominates, front
-from nas.search.trial import Job, Proposal, Result
+from nas.trials.evaluate import Outcome
+from nas.trials.front import dominates, front
+from nas.trials.trial import Job, Proposal, Result
 from tests.searching import network
 
 PROPOSAL = Proposal(architecture=network(8), epochs=1, seed=0)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from nas.search.record import all_records
+from nas.trials.record import all_records
 from scaling_search.grid import main
 from tests.grid_evaluators import TINY, arguments, read_constants
 

@@ -13,13 +13,13 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from nas.cli import UserError
-from nas.search.attributes import known_measurements
-from nas.search.evaluate import Outcome
-from nas.search.halving import Halving, Race
-from nas.search.objective import Direction, ParetoObjective, RewardObjective
-from nas.search.record import Record, outcome_of
-from nas.search.reward import Reward
-from nas.search.trial import Proposal
+from nas.costs.objective import Direction, ParetoObjective, RewardObjective
+from nas.costs.reward import Reward
+from nas.trials.attributes import known_measurements
+from nas.trials.evaluate import Outcome
+from nas.trials.halving import Halving, Race
+from nas.trials.record import Record, outcome_of
+from nas.trials.trial import Proposal
 from search_spaces.architecture import Architecture
 from tests.searching import (
     HALVING,

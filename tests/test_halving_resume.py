@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from nas.search.evaluate import Outcome
-from nas.search.execution import execute
-from nas.search.record import Record, outcome_of
-from nas.search.workers import Workers
+from nas.trials.evaluate import Outcome
+from nas.trials.execution import execute
+from nas.trials.record import Record, outcome_of
+from nas.workers import Workers
 from search_spaces.architecture import Architecture
 from tests.searching import ask, at, drive, falling, halved_search, halved_study, history, wait_for
 
@@ -54,8 +54,8 @@ def test_a_verdict_that_was_written_is_not_lost_by_a_kill_before_the_state(
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from nas.search.execution import execute
-from nas.search.workers import Workers
+from nas.trials.execution import execute
+from nas.workers import Workers
 from tests.searching import accuracy, halved_search, history
 
 def slow(architecture, *, epochs, seed):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.cli import UserError
-from nas.search.latency import (
+from nas.costs.latency import (
     FEWEST_RUNS,
     MAX_SECONDS,
     MIN_RUNS,

@@ -14,10 +14,10 @@ import pytest
 
 from nas.cli import UserError
 from nas.run import Settings
-from nas.search import limits
-from nas.search.execution import execute
-from nas.search.limits import time_limit
-from nas.search.workers import Workers
+from nas.trials import limits
+from nas.trials.execution import execute
+from nas.trials.limits import time_limit
+from nas.workers import Workers
 from search_spaces.architecture import Architecture
 from tests import searching
 from tests.searching import accuracy, fixed_study, long_proposals, proposals
@@ -155,7 +155,7 @@ def test_row_7_a_worker_that_hangs_in_c_is_ended(tmp_path: Path) -> None:
     shutil.copy(searching.__file__, tmp_path / "my_module.py")
     (tmp_path / "deadly").touch()
     program = (
-        "from nas.search import limits; limits.GRACE_SECONDS = 0.5\n"
+        "from nas.trials import limits; limits.GRACE_SECONDS = 0.5\n"
         "import torch\n"  # its import takes longer than the limit
         "from nas.run import main\n"
         "words = '--evaluator my_module:deaf_once --space my_module:space --finalists 0 '\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.search.metrics import ACTIVATIONS, METRICS, PARAMS, Counted, Metric
+from nas.costs.metrics import ACTIVATIONS, METRICS, PARAMS, Counted, Metric
 from scaling_search.candidates import Grid, candidates_table, find_candidates
 from scaling_search.compound import Coefficients, ScalingError, scale
 from scaling_search.shares import Shares, measured_shares

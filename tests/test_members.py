@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nas.search.latency import Latency
-from nas.search.memory import Memory
-from nas.search.metrics import MACS, PARAMS, Metric
+from nas.costs.latency import Latency
+from nas.costs.memory import Memory
+from nas.costs.metrics import MACS, PARAMS, Metric
 from scaling_search.compound import ScalingError
 from scaling_search.family_report import off_target, rules, tinynet_text
 from scaling_search.members import (

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from nas.cli import UserError
+from nas.costs.memory import Memory, format_bytes
 from nas.data.dataset import Split
-from nas.search.memory import Memory, format_bytes
 from nas.training.memory import _LiveBytes, inference_bytes, training_bytes
 from nas.training.parts import build_network
 from nas.training.recipe import Recipe
@@ -239,8 +239,8 @@ def test_bytes_read_well(value: float, text: str) -> None:
 
 def test_the_metric_loads_no_torch() -> None:
     code = (
-        "import sys, nas.search.memory, scaling_search.hardware\n"
-        "nas.search.memory.Memory(batch_size=2)\n"
+        "import sys, nas.costs.memory, scaling_search.hardware\n"
+        "nas.costs.memory.Memory(batch_size=2)\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from hypothesis import given
 
-from nas.search.metrics import METRICS
+from nas.costs.metrics import METRICS
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.zoo import efficientnet_b0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas.search.record import Record, outcome_of
-from nas.search.workers import Workers
+from nas.trials.record import Record, outcome_of
+from nas.workers import Workers
 from tests.cluster import AWAITED, calls, command, machines
 from tests.searching import wait_for
 

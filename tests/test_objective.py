@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search.metrics import METRICS
-from nas.search.objective import AccuracyObjective, Objective, ParetoObjective, RewardObjective
-from nas.search.reward import Reward
+from nas.costs.metrics import METRICS
+from nas.costs.objective import AccuracyObjective, Objective, ParetoObjective, RewardObjective
+from nas.costs.reward import Reward
 
 OBJECTIVES = [RewardObjective(Reward(4e8)), ParetoObjective(), AccuracyObjective()]
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from nas import run
 from nas.cli import UserError
-from nas.search.attributes import known_measurements
-from nas.search.audit import check_record
-from nas.search.halving import Halving
-from nas.search.record import RecordError, all_records
 from nas.search.report import trials_frame
+from nas.trials.attributes import known_measurements
+from nas.trials.audit import check_record
+from nas.trials.halving import Halving
+from nas.trials.record import RecordError, all_records
 from scaling_search import grid
 from search_spaces.architecture import Architecture
 from search_spaces.builder import BuiltNetwork

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from nas.search.latency import Latency
-from nas.search.objective import ParetoObjective
-from nas.search.predicted import NUM_MEASURED, PredictedLatency
+from nas.costs.latency import Latency
+from nas.costs.objective import ParetoObjective
+from nas.costs.predicted import NUM_MEASURED, PredictedLatency
 from nas.search.strategies import Problem, known_costs
 from search_spaces.architecture import Architecture
 from search_spaces.builder import AnyNetwork

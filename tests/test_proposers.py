@@ -8,14 +8,14 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from nas.cli import UserError
+from nas.costs.objective import AccuracyObjective, Objective, ParetoObjective
 from nas.samplers.seeding import PerTrial
-from nas.search.evaluate import Outcome
-from nas.search.halving import Halving
-from nas.search.objective import AccuracyObjective, Objective, ParetoObjective
-from nas.search.proposers import FixedProposer, SamplerProposer
-from nas.search.record import Record
-from nas.search.study import Study
-from nas.search.trial import Proposal
+from nas.trials.evaluate import Outcome
+from nas.trials.halving import Halving
+from nas.trials.proposers import FixedProposer, SamplerProposer
+from nas.trials.record import Record
+from nas.trials.study import Study
+from nas.trials.trial import Proposal
 from search_spaces.architecture import Architecture
 from search_spaces.spaces import mnasnet
 from tests.searching import (

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.cli import UserError
-from nas.search.evaluate import Outcome
-from nas.search.proxies import Measurements, Series, Setting, collect, plan_series, spread
-from nas.search.proxy_verdict import Assessment, assess_all, gain_difference, recommended
-from nas.search.trial import MeasurementKey
+from nas.proxies.plan import Measurements, Series, Setting, collect, plan_series, spread
+from nas.proxies.verdict import Assessment, assess_all, gain_difference, recommended
+from nas.trials.evaluate import Outcome
+from nas.trials.trial import MeasurementKey
 from search_spaces.cost import count
 from search_spaces.spaces import Space, mnasnet
 from tests.proxy_evaluators import two_networks

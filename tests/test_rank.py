@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas.search.rank import (
+from nas.proxies.rank import (
     bootstrap_interval,
     correlation_of_tau,
     kendall,

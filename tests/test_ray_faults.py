@@ -14,9 +14,9 @@ from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
 
 from nas import doctor
-from nas.search.leftovers import leave_mark, leftovers
-from nas.search.losses import Losses
-from nas.search.retries import Retries
+from nas.trials.leftovers import leave_mark, leftovers
+from nas.trials.losses import Losses
+from nas.trials.retries import Retries
 from search_spaces.files import exclusive
 from tests.searching import wait_for
 
@@ -225,7 +225,7 @@ def test_row_2_who_has_files_of_a_dead_command_s_session_open_is_left_over(tmp_p
 
 def _mark_by_a_dead_process(session: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from nas.search.leftovers import leave_mark\n"
+        "import sys; from pathlib import Path; from nas.trials.leftovers import leave_mark\n"
         "leave_mark(Path(sys.argv[1]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -259,7 +259,7 @@ def test_row_4_a_worker_killed_for_memory_as_it_starts_is_one_that_died() -> Non
     program = (
         "import ray; from ray.exceptions import OutOfMemoryError\n"
         "from ray.tune.experiment import Trial\n"
-        "from nas.search.ray_session import let_tune_survive_losses\n"
+        "from nas.trials.ray_session import let_tune_survive_losses\n"
         "def killed(_): raise OutOfMemoryError('low on memory')\n"
         "let_tune_survive_losses()\n"
         "trial = Trial('stub', stub=True); trial._default_result_or_future = ray.ObjectRef.nil()\n"

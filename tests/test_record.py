@@ -9,8 +9,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.search.evaluate import Outcome
-from nas.search.record import Record, all_records, outcome_of
+from nas.trials.evaluate import Outcome
+from nas.trials.record import Record, all_records, outcome_of
 from tests.searching import drive, sampled_study
 
 

@@ -12,14 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from nas.costs.metrics import METRICS
+from nas.costs.objective import Objective, ParetoObjective, RewardObjective
+from nas.costs.reward import Reward
 from nas.search.baseline import SearchResult
-from nas.search.evaluate import Outcome
 from nas.search.finalists import Measured
-from nas.search.halving import Halving
-from nas.search.metrics import METRICS
-from nas.search.objective import Objective, ParetoObjective, RewardObjective
 from nas.search.plot import pareto_plot
-from nas.search.record import Record
 from nas.search.report import (
     compare,
     finalists_frame,
@@ -31,8 +29,10 @@ from nas.search.report import (
 )
 from nas.search.report import markdown as any_markdown
 from nas.search.report import verdict as any_verdict
-from nas.search.reward import Reward
-from nas.search.trial import Job, Proposal, Result
+from nas.trials.evaluate import Outcome
+from nas.trials.halving import Halving
+from nas.trials.record import Record
+from nas.trials.trial import Job, Proposal, Result
 from tests.searching import drive, fixed_study, network, proposals, sampled_study
 
 REWARD, PARETO = RewardObjective(Reward(5000)), ParetoObjective()

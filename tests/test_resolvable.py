@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.search.metrics import MACS
+from nas.costs.metrics import MACS
 from scaling_search.candidates import Grid, find_candidates
 from scaling_search.compound import Coefficients, default_rounding, scale
 from scaling_search.resolvable import depth_steps, distinct_steps, resolvability

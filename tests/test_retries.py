@@ -17,13 +17,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.search.evaluate import Outcome
-from nas.search.execution import execute
-from nas.search.record import Record, outcome_of
 from nas.search.report import trials_frame
-from nas.search.retries import MAX_LOST, MAX_MACHINES_LOST, MAX_OUT_OF_MEMORY
-from nas.search.trial import Job
-from nas.search.workers import Workers
+from nas.trials.evaluate import Outcome
+from nas.trials.execution import execute
+from nas.trials.record import Record, outcome_of
+from nas.trials.retries import MAX_LOST, MAX_MACHINES_LOST, MAX_OUT_OF_MEMORY
+from nas.trials.trial import Job
+from nas.workers import Workers
 from search_spaces.architecture import Architecture
 from tests.searching import accuracy, ask, drive, fixed_study, halved_study, proposals
 
@@ -204,8 +204,8 @@ def test_a_measurement_at_half_the_batch_is_reused_and_says_so(tmp_path: Path) -
 _PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from nas.search.execution import execute
-from nas.search.workers import Workers
+from nas.trials.execution import execute
+from nas.workers import Workers
 from tests.searching import fixed_study, proposals
 
 class Evaluator:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.cli import UserError
-from nas.search.reward import Reward
+from nas.costs.reward import Reward
 
 accuracies = st.floats(0.001, 1)
 costs = st.integers(1, 10**12)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.search.metrics import MACS
+from nas.costs.metrics import MACS
 from scaling_search.compound import Coefficients, ScalingError, scale, scale_by
 from scaling_search.shares import (
     PUBLISHED,

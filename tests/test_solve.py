@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.search.metrics import ACTIVATIONS, MACS, METRICS, PARAMS, Metric
+from nas.costs.metrics import ACTIVATIONS, MACS, METRICS, PARAMS, Metric
 from scaling_search.compound import Coefficients, ScalingError, scale
 from scaling_search.released import PAPER
 from scaling_search.shares import Shares, shares_of_logs

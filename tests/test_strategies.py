@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from nas.cli import UserError
-from nas.search.halving import Halving
-from nas.search.objective import AccuracyObjective, ParetoObjective
+from nas.costs.objective import AccuracyObjective, ParetoObjective
 from nas.search.strategies import STRATEGIES, TPE_STARTUP_TRIALS, Problem, load_strategy
-from nas.search.study import Study
-from nas.search.trial import Job
+from nas.trials.halving import Halving
+from nas.trials.study import Study
+from nas.trials.trial import Job
 from search_spaces.architecture import Architecture
 from tests.searching import (
     SPACE,

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from nas.cli import UserError
-from nas.search.attributes import known_measurements
-from nas.search.evaluate import Outcome
-from nas.search.objective import ParetoObjective
-from nas.search.proposers import FixedProposer
-from nas.search.record import Record, outcome_of
-from nas.search.retries import MAX_LOST
-from nas.search.study import MAX_FAILURES_IN_A_ROW, Study
-from nas.search.trial import Job, Result
+from nas.costs.objective import ParetoObjective
+from nas.trials.attributes import known_measurements
+from nas.trials.evaluate import Outcome
+from nas.trials.proposers import FixedProposer
+from nas.trials.record import Record, outcome_of
+from nas.trials.retries import MAX_LOST
+from nas.trials.study import MAX_FAILURES_IN_A_ROW, Study
+from nas.trials.trial import Job, Result
 from search_spaces.architecture import Architecture
 from tests.searching import (
     SmallSpace,

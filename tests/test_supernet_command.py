@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from nas import proxy, run
-from nas.search.objective import AccuracyObjective
-from nas.search.runner import TrialRunner
+from nas.costs.objective import AccuracyObjective
 from nas.search.task import load_task
-from nas.search.trial import Proposal
-from nas.search.workers import Workers
 from nas.supernet.job import SupernetJob
 from nas.training import checkpoint
 from nas.training.parts import build_network
 from nas.training.score import accuracy
+from nas.trials.runner import TrialRunner
+from nas.trials.trial import Proposal
+from nas.workers import Workers
 from search_spaces.spaces import sample
 from search_spaces.weights import load_weights, read_weights
 from search_spaces.zoo import load_architecture

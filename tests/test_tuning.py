@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from nas import run
+from nas import workers as module
 from nas.cli import UserError
 from nas.cores import num_cores
 from nas.folder import MANIFEST, RunFolder, begun_engine, read_manifest
 from nas.run import Settings
-from nas.search import workers as module
 from nas.search.plan import Plan, prepare
 from nas.search.tuning import tuned
-from nas.search.workers import Workers, workers_for
 from nas.training import probe
 from nas.training.engine import Choice, Engine, Timings
+from nas.workers import Workers, workers_for
 from tests.models import tiny
 from tests.trees import plant
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas.search.metrics import METRICS
+from nas.costs.metrics import METRICS
 from scaling_search import family
 from scaling_search.compound import Coefficients, default_rounding
 from scaling_search.contest import find_level, networks

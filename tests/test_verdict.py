@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas.search.metrics import METRICS
+from nas.costs.metrics import METRICS
 from scaling_search.compound import Coefficients, ScalingError
 from scaling_search.contest import Contestant, Level
 from scaling_search.two_way import TwoWay

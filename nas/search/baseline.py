@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nas.costs.objective import Objective
 from nas.search.finalists import Measured, Selection
-from nas.search.halving import Halving
-from nas.search.objective import Objective
-from nas.search.proposers import SamplerProposer
-from nas.search.runner import TrialRunner
 from nas.search.strategies import Problem, load_strategy
-from nas.search.trial import Proposal, Result
+from nas.trials.halving import Halving
+from nas.trials.proposers import SamplerProposer
+from nas.trials.runner import TrialRunner
+from nas.trials.trial import Proposal, Result
 from search_spaces.adapt import adapt_resolution, fit_width, scale_widths
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count

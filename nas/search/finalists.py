@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from nas.cli import UserError
-from nas.search.front import front
-from nas.search.objective import ParetoObjective
+from nas.costs.objective import ParetoObjective
 from nas.search.pareto import spread_over
-from nas.search.trial import Proposer, Result
+from nas.trials.front import front
+from nas.trials.trial import Proposer, Result
 from search_spaces.architecture import Architecture
 
 

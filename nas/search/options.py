@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nas.search.task import Task
-    from nas.search.workers import Workers
+    from nas.workers import Workers
     from search_spaces.builder import AnyNetwork
 
 MAX_SEED = 2**32 - 1
@@ -88,7 +88,7 @@ class TrialOptions:
         Raises:
             UserError: The flags break a rule.
         """
-        from nas.search.workers import workers_for
+        from nas.workers import workers_for
 
         minutes = self.trial_minutes
         workers = workers_for(

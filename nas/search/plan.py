@@ -9,10 +9,10 @@ from zlib import crc32
 
 from nas.cli import UserError, format_duration, format_number
 from nas.cores import num_cores
-from nas.search.costs import cost_conditions, load_metric
-from nas.search.metrics import Metric, typical
-from nas.search.objective import Objective, ParetoObjective, RewardObjective
-from nas.search.reward import DEFAULT_W, Reward
+from nas.costs.metrics import Metric, typical
+from nas.costs.named import cost_conditions, load_metric
+from nas.costs.objective import Objective, ParetoObjective, RewardObjective
+from nas.costs.reward import DEFAULT_W, Reward
 from nas.search.session import timed
 from nas.search.space import load_space
 from search_spaces.architecture import Architecture
@@ -21,10 +21,10 @@ from search_spaces.spaces import FactorizedSpace, Space, default_target_macs, sa
 if TYPE_CHECKING:
     from nas.run import Settings
     from nas.search.finalists import Selection
-    from nas.search.halving import Halving
     from nas.search.task import Task
-    from nas.search.workers import Workers
     from nas.supernet.job import SupernetJob
+    from nas.trials.halving import Halving
+    from nas.workers import Workers
 
 PARETO_STRATEGIES = ("nsga2", "guided")
 """Those of ours that optimise accuracy and cost at once."""
@@ -55,7 +55,7 @@ class Plan:
     @property
     def halving(self) -> "Halving | None":
         """When trials are stopped early, if they are."""
-        from nas.search.halving import Halving
+        from nas.trials.halving import Halving
 
         settings = self.settings
         if not settings.halving:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nas.costs.metrics import Metric
 from nas.search.baseline import SearchResult
-from nas.search.metrics import Metric
 from nas.search.pareto import Point, pareto_front
 from nas.search.report import spread
 

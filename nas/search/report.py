@@ -9,12 +9,12 @@ from scipy import stats
 from tabulate import tabulate
 
 from nas.cli import format_number
+from nas.costs.objective import Objective, ParetoObjective
 from nas.search.baseline import SearchResult
 from nas.search.finalists import Measured
-from nas.search.front import front
-from nas.search.objective import Objective, ParetoObjective
 from nas.search.pareto import Point, hypervolume, pareto_front
-from nas.search.trial import Result
+from nas.trials.front import front
+from nas.trials.trial import Result
 from nas.untrusted import markdown_text
 
 OWN = ("search", "both")

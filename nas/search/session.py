@@ -12,7 +12,7 @@ from search_spaces.builder import AnyNetwork
 if TYPE_CHECKING:
     from nas.folder import RunFolder
     from nas.search.task import Task
-    from nas.search.workers import Workers
+    from nas.workers import Workers
 
 
 class Plan(Protocol):
@@ -40,8 +40,8 @@ Trained = TypeVar("Trained")
 
 def save_trials(_: Plan, folder: "RunFolder") -> None:
     """trials.csv: every trial of every study of the folder, finished or not."""
-    from nas.search.record import all_records
     from nas.search.report import trials_frame
+    from nas.trials.record import all_records
 
     if not folder.database.exists():
         return
@@ -83,7 +83,7 @@ def run_session(
         KeyboardInterrupt: Everything is saved, and the way to go on printed.
     """
     from nas.folder import RunFolder
-    from nas.search.audit import check_record
+    from nas.trials.audit import check_record
 
     flags: Any = settings
     if flags.dry_run:
@@ -115,7 +115,7 @@ def _save(
 ) -> None:
     """Save, and say what failed; where saving fails after another error, that one is what the user
     has to know."""
-    from nas.search.failures import save_failures
+    from nas.trials.failures import save_failures
 
     ended = sys.exc_info()[1]
     try:

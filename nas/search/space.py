@@ -1,7 +1,7 @@
 """The search space that a flag names."""
 
 from nas.cli import UserError
-from nas.search.evaluate import load_object
+from nas.trials.evaluate import load_object
 from search_spaces.spaces import SPACES, Space
 
 

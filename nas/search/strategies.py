@@ -12,15 +12,15 @@ import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from nas.cli import UserError
+from nas.costs.latency import Latency
+from nas.costs.metrics import METRICS, Counted
+from nas.costs.objective import Objective
+from nas.costs.predicted import PredictedLatency
 from nas.samplers.controller import ControllerSampler
 from nas.samplers.evolution import RegularizedEvolutionSampler
 from nas.samplers.guided import ModelGuidedSampler
 from nas.samplers.seeding import OrderedNSGAIISampler, PerTrial
-from nas.search.evaluate import load_object
-from nas.search.latency import Latency
-from nas.search.metrics import METRICS, Counted
-from nas.search.objective import Objective
-from nas.search.predicted import PredictedLatency
+from nas.trials.evaluate import load_object
 from search_spaces.cost import Cost, count
 from search_spaces.spaces import Space
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nas.cli import UserError
-from nas.search.evaluate import Evaluator, load_object
+from nas.trials.evaluate import Evaluator, load_object
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:

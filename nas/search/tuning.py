@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from nas.cli import UserError
 from nas.cores import limit_threads
+from nas.costs.metrics import METRICS, typical
 from nas.folder import begun_engine
 from nas.ram import available_memory
-from nas.search.metrics import METRICS, typical
 from nas.search.task import Task
-from nas.search.workers import Workers
 from nas.training.engine import DEFAULT, Choice, Engine, choose
 from nas.training.recipe import MemoryFormat, Precision
+from nas.workers import Workers
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:

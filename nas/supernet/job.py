@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import UserError, format_duration, format_number
+from nas.costs.memory import format_bytes
 from nas.data.dataset import majority_share
-from nas.search.evaluate import measure
-from nas.search.memory import format_bytes
 from nas.supernet.envelope import KINDS, Envelope, envelope_of
 from nas.supernet.evaluator import SupernetAccuracy
 from nas.supernet.network import Supernet, supernet
@@ -23,6 +22,7 @@ from nas.training.parts import choose_device
 from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
+from nas.trials.evaluate import measure
 from search_spaces.files import differences
 from search_spaces.spaces import Space, sample_networks
 

@@ -3,7 +3,7 @@
 A few real steps of a typical network on the run's images, by every engine in turn, so that a burst
 of other work on the machine meets all; `nas.training.engine.choose` has the rule. An engine that
 falls far behind gets no further turn. Batch and threads are not probed: the batch is part of what
-a network learns, and one thread a trial is a rule (`nas.search.workers.Workers.threads`).
+a network learns, and one thread a trial is a rule (`nas.workers.Workers.threads`).
 """
 
 import math

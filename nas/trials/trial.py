@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution
 
-from nas.search.evaluate import Outcome
-from nas.search.retries import Retries
+from nas.trials.evaluate import Outcome
+from nas.trials.retries import Retries
 from search_spaces.builder import AnyNetwork
 
 MeasurementKey = tuple[str, int, int]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from nas.cli import UserError
-from nas.search.limits import TrialTimeoutError, time_limit
+from nas.trials.limits import TrialTimeoutError, time_limit
 from search_spaces import references
 from search_spaces.builder import AnyNetwork
 

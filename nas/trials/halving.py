@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nas.cli import UserError
-from nas.search.objective import Direction
+from nas.costs.objective import Direction
 
 
 @dataclass(frozen=True, kw_only=True)

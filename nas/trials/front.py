@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from nas.search.trial import Result
+from nas.trials.trial import Result
 
 
 def dominates(one: Sequence[float], other: Sequence[float], directions: Sequence[str]) -> bool:

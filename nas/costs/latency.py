@@ -102,7 +102,7 @@ def measure_latency(
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Measured latency in ms, remembered per architecture; a `nas.search.metrics.Metric`.
+    """Measured latency in ms, remembered per architecture; a `nas.costs.metrics.Metric`.
 
     It is measured in this process. Trainings on the same cores or GPU at the same time make it
     longer and less certain.

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from optuna.distributions import CategoricalDistribution
 
+from nas.costs.latency import Latency
 from nas.samplers.features import Features
 from nas.samplers.history import Choices
 from nas.samplers.surrogate import Surrogate, fit, parts_for
-from nas.search.latency import Latency
 from search_spaces.cost import Cost
 from search_spaces.spaces import Space, sample
 

@@ -2,11 +2,11 @@
 
 from nas.cores import limit_threads
 from nas.interrupts import held_back
-from nas.search.evaluate import Evaluator, stages
-from nas.search.record import RecordError
-from nas.search.study import Study
-from nas.search.trial import Job
-from nas.search.workers import Workers, check_gpus
+from nas.trials.evaluate import Evaluator, stages
+from nas.trials.record import RecordError
+from nas.trials.study import Study
+from nas.trials.trial import Job
+from nas.workers import Workers, check_gpus
 
 CHEAP_SECONDS = 0.1
 """An evaluator faster than this gains nothing from workers and stays in the process."""
@@ -17,7 +17,7 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
 
     Args:
         study: Asked and told.
-        evaluator: Called as in `nas.search.evaluate`; each worker gets it once.
+        evaluator: Called as in `nas.trials.evaluate`; each worker gets it once.
         workers: How many jobs run at a time, and with what.
         probe: Whether the first job runs in the process, to see if the evaluator is so cheap
             that the others should too.
@@ -31,7 +31,7 @@ def execute(study: Study, evaluator: Evaluator, workers: Workers, *, probe: bool
         if workers.in_process or (probe and _is_cheap(study, evaluator, workers)):
             _execute_in_process(study, evaluator, workers)
         elif study.num_finished < study.num_trials:
-            from nas.search.ray_tune import execute_on_ray
+            from nas.trials.ray_tune import execute_on_ray
 
             execute_on_ray(study, evaluator, workers)
     except RecordError:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nas.cli import UserError, format_number
-from nas.search.evaluate import Outcome
-from nas.search.metrics import typical
-from nas.search.rank import MIN_NETWORKS
+from nas.costs.metrics import typical
+from nas.proxies.rank import MIN_NETWORKS
 from nas.search.task import MIN_RESOLUTION
-from nas.search.trial import MeasurementKey, Proposal
+from nas.trials.evaluate import Outcome
+from nas.trials.trial import MeasurementKey, Proposal
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.spaces import Choice, Space, sample

@@ -1,4 +1,4 @@
-"""Runs the jobs of a study on Ray Tune; only this and `nas.search.ray_session` know Ray.
+"""Runs the jobs of a study on Ray Tune; only this and `nas.trials.ray_session` know Ray.
 
 Tune places trials on workers and GPUs. What to try, what came out and what is tried again stay with
 the study, which Tune asks and tells through a searcher.
@@ -15,13 +15,13 @@ from typing import Any
 
 from nas.cores import limit_threads
 from nas.interrupts import held_back
-from nas.search import limits, ray_session
-from nas.search.evaluate import Evaluator, HalvingEvaluator, Outcome, stages
-from nas.search.losses import Losses
-from nas.search.ray_session import RaySession
-from nas.search.study import Study
-from nas.search.trial import Job
-from nas.search.workers import Workers
+from nas.trials import limits, ray_session
+from nas.trials.evaluate import Evaluator, HalvingEvaluator, Outcome, stages
+from nas.trials.losses import Losses
+from nas.trials.ray_session import RaySession
+from nas.trials.study import Study
+from nas.trials.trial import Job
+from nas.workers import Workers
 from search_spaces.builder import network_from_json
 
 _CHECK_SECONDS = 3.0
@@ -29,7 +29,7 @@ _CHECK_SECONDS = 3.0
 
 
 def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
-    """Run jobs until the study has none left; as `nas.search.execution.execute`."""
+    """Run jobs until the study has none left; as `nas.trials.execution.execute`."""
     # Ctrl-C must reach us: Tune's own handler makes `fit` return as if the search were complete.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # no GPU asked, no GPU seen

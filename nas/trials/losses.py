@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from nas.search import limits
-from nas.search.evaluate import Outcome, timed_out
+from nas.trials import limits
+from nas.trials.evaluate import Outcome, timed_out
 
 _OUT_OF_MEMORY = "running low on memory"
 """Words of Ray's that tell a worker which it killed for the memory of its node."""

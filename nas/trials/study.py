@@ -14,14 +14,14 @@ from typing import NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.cli import UserError
-from nas.search.attributes import attributes_of, cost_of, proposal_of
-from nas.search.evaluate import Outcome
-from nas.search.front import front
-from nas.search.halving import Halving, Race
-from nas.search.objective import Objective
-from nas.search.record import Record, outcome_of
-from nas.search.retries import Retries, retries_after
-from nas.search.trial import Job, MeasurementKey, Proposal, Proposer, Result
+from nas.costs.objective import Objective
+from nas.trials.attributes import attributes_of, cost_of, proposal_of
+from nas.trials.evaluate import Outcome
+from nas.trials.front import front
+from nas.trials.halving import Halving, Race
+from nas.trials.record import Record, outcome_of
+from nas.trials.retries import Retries, retries_after
+from nas.trials.trial import Job, MeasurementKey, Proposal, Proposer, Result
 from search_spaces.cost import count
 
 MAX_FAILURES_IN_A_ROW = 5

@@ -1,7 +1,7 @@
 """A record looked at whole before anything is taken from it or written to it.
 
 `study.db` may be damaged, or come from elsewhere. What passes here can be restored: every trial
-says what it measures and how that ended, in the form that `nas.search.attributes` writes, and names
+says what it measures and how that ended, in the form that `nas.trials.attributes` writes, and names
 no code that the command itself does not name. What no form shows, such as an accuracy that somebody
 raised, passes too.
 """
@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 
-from nas.search.evaluate import Outcome
-from nas.search.record import Record, RecordError, all_records, check_file, damaged_error
+from nas.trials.evaluate import Outcome
+from nas.trials.record import Record, RecordError, all_records, check_file, damaged_error
 from nas.untrusted import printable
 from search_spaces.architecture import ArchitectureError
 from search_spaces.builder import AnyNetwork, BuiltNetwork, network_from_json

@@ -1,7 +1,7 @@
 """What a network costs, as the search counts it: multiply-adds, parameters, activations, or time.
 
 **A new cost is added to `METRICS`** if arithmetic gives it. What has to be measured, as latency has
-(`nas.search.latency`), is an object that follows the protocol `Metric`.
+(`nas.costs.latency`), is an object that follows the protocol `Metric`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -107,4 +107,4 @@ def typical(networks: Sequence[Network]) -> Network:
 
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (MACS, PARAMS, ACTIVATIONS)}
-"""The costs that arithmetic gives; `latency` is measured (`nas.search.latency.Latency`)."""
+"""The costs that arithmetic gives; `latency` is measured (`nas.costs.latency.Latency`)."""

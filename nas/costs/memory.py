@@ -10,7 +10,7 @@ from search_spaces.builder import AnyNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Peak memory of training in bytes; a `nas.search.metrics.Metric`.
+    """Peak memory of training in bytes; a `nas.costs.metrics.Metric`.
 
     See `nas.training.memory` for what is counted.
     """

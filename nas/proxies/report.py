@@ -9,9 +9,9 @@ import pandas as pd
 from tabulate import tabulate
 
 from nas.cli import format_number
-from nas.search.proxies import Measurements
-from nas.search.proxy_verdict import BUDGET_TRIALS, MIN_RELIABILITY, MIN_TAU, Assessment
-from nas.search.rank import tau_of_correlation
+from nas.proxies.plan import Measurements
+from nas.proxies.rank import tau_of_correlation
+from nas.proxies.verdict import BUDGET_TRIALS, MIN_RELIABILITY, MIN_TAU, Assessment
 from search_spaces.cost import count
 
 

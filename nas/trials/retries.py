@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from nas.search.evaluate import Outcome
+from nas.trials.evaluate import Outcome
 
 MAX_LOST = 2
 """How often a slot is queued again after its process died, which it may have brought about."""

@@ -5,10 +5,10 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.search.evaluate import Outcome
-from nas.search.record import all_records, outcome_of
-from nas.search.retries import Retries
-from nas.search.trial import MeasurementKey, Proposal
+from nas.trials.evaluate import Outcome
+from nas.trials.record import all_records, outcome_of
+from nas.trials.retries import Retries
+from nas.trials.trial import MeasurementKey, Proposal
 from search_spaces.builder import network_from_json
 from search_spaces.cost import count
 

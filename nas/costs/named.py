@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nas.search.metrics import METRICS, Metric
+from nas.costs.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
-    from nas.search.workers import Workers
+    from nas.workers import Workers
 
 CostName = Literal["macs", "params", "activations", "latency", "memory"]
 
@@ -35,7 +35,7 @@ def load_metric(
             such device.
     """
     if name == "latency":
-        from nas.search.latency import Latency
+        from nas.costs.latency import Latency
 
         return Latency(
             file=run_dir / "latency.json",
@@ -45,7 +45,7 @@ def load_metric(
             writes=writes,
         )
     if name == "memory":
-        from nas.search.memory import Memory
+        from nas.costs.memory import Memory
 
         return Memory(batch_size=batch_size)
     return METRICS[name]

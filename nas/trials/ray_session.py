@@ -1,6 +1,6 @@
 """A Ray session of our own, or one on the cluster that the user named; never another.
 
-Only this and `nas.search.ray_tune` know Ray.
+Only this and `nas.trials.ray_tune` know Ray.
 """
 
 import importlib
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import GOES_ON, UserError
-from nas.search.leftovers import describe_leftovers, leave_mark
-from nas.search.workers import Workers, check_gpus
+from nas.trials.leftovers import describe_leftovers, leave_mark
+from nas.workers import Workers, check_gpus
 
 
 class RaySession:

@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
 
 from nas.cli import GOES_ON, UserError
-from nas.search.evaluate import Outcome
-from nas.search.rows import read_trials
+from nas.trials.evaluate import Outcome
+from nas.trials.rows import read_trials
 from nas.untrusted import printable
 
 _LOCK_SECONDS = 30

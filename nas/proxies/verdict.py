@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.search.proxies import LONG, Measurements, Series, Setting
-from nas.search.rank import (
+from nas.proxies.plan import LONG, Measurements, Series, Setting
+from nas.proxies.rank import (
     MIN_NETWORKS,
     Noise,
     bootstrap_interval,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.folder import RunFolder
-from nas.search.record import Record, all_records, outcome_of
+from nas.trials.record import Record, all_records, outcome_of
 from nas.untrusted import printable
 
 FILE = "failures.txt"

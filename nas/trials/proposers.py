@@ -11,8 +11,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.cli import UserError
-from nas.search.objective import Direction
-from nas.search.trial import Proposal, Result
+from nas.costs.objective import Direction
+from nas.trials.trial import Proposal, Result
 from nas.untrusted import printable
 from search_spaces.architecture import Architecture
 from search_spaces.spaces import Space

@@ -5,17 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.search.attributes import known_measurements
-from nas.search.console import TrialLines
-from nas.search.evaluate import Evaluator
-from nas.search.execution import execute
-from nas.search.halving import Halving
-from nas.search.objective import Objective
-from nas.search.proposers import FixedProposer
-from nas.search.record import Record
-from nas.search.study import Study
-from nas.search.trial import Proposal, Proposer
-from nas.search.workers import Workers
+from nas.costs.objective import Objective
+from nas.trials.attributes import known_measurements
+from nas.trials.console import TrialLines
+from nas.trials.evaluate import Evaluator
+from nas.trials.execution import execute
+from nas.trials.halving import Halving
+from nas.trials.proposers import FixedProposer
+from nas.trials.record import Record
+from nas.trials.study import Study
+from nas.trials.trial import Proposal, Proposer
+from nas.workers import Workers
 
 
 class TrialRunner:

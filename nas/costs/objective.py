@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from nas.search.metrics import MACS, Metric
-from nas.search.reward import Reward
+from nas.costs.metrics import MACS, Metric
+from nas.costs.reward import Reward
 
 Direction = Literal["maximize", "minimize"]
 

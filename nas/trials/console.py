@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nas.cli import format_duration
-from nas.search.front import dominates
-from nas.search.objective import Objective
-from nas.search.study import Study
-from nas.search.trial import Result
+from nas.costs.objective import Objective
+from nas.trials.front import dominates
+from nas.trials.study import Study
+from nas.trials.trial import Result
 from nas.untrusted import printable
 
 
