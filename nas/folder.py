@@ -157,18 +157,28 @@ class RunFolder:
         Raises:
             UserError: The folder was started under other conditions; the message names them.
         """
-        new = json.loads(json.dumps(dict(conditions)))
+        begun = self.compare(conditions)
+        self.start()
+        if not begun and engine is not None:
+            self._save(self._files, engine)
+        content = {"conditions": dict(conditions), "settings": dict(settings)}
+        self.write(CONFIG, json.dumps(content, indent=2, default=str) + "\n")
+        return begun
+
+    def compare(self, conditions: Mapping[str, Any]) -> bool:
+        """Whether the folder holds a run already; nothing is written, and no lock is needed.
+
+        Raises:
+            UserError: The run was started under other conditions; the message names them.
+        """
+        self._manifest = self._read()
         old = self._conditions()
+        new = json.loads(json.dumps(dict(conditions)))
         if old is not None and (changes := differences(old, new)):
             raise UserError(
                 f"{self.path} was started with other conditions: {'; '.join(changes)}. "
                 f"Its trials would not compare. Restore them, or choose a new {self._flag}."
             )
-        self.start()
-        if old is None and engine is not None:
-            self._save(self._files, engine)
-        content = {"conditions": new, "settings": dict(settings)}
-        self.write(CONFIG, json.dumps(content, indent=2, default=str) + "\n")
         return old is not None
 
     def write(self, name: str, content: str | bytes) -> Path:

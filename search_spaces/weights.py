@@ -85,12 +85,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors by name of a safetensors file.
 
     Raises:
-        WeightsError: There is no such file, or it is not in the safetensors format.
+        WeightsError: There is no such file, it cannot be read, or it is not in the safetensors
+            format.
     """
     if not path.is_file():
         raise WeightsError(f"There is no weights file {path}.")
     try:
         return safetensors.torch.load_file(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error}.") from error
     except SafetensorError as error:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({error}). Weights are read from safetensors "

@@ -192,6 +192,12 @@ def test_row_9_truncated_files_are_named(tmp_path, suffix):
     assert problem(path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_row_9_a_file_of_no_size_is_not_read():
+    # Its content comes when it is read, and that of others never comes.
+    assert problem(Path("/proc/self/status")) == "empty file"
+
+
 def test_missing_file_and_broken_link(tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
     assert "broken link" in problem(tmp_path / "link.png")

@@ -116,6 +116,18 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "plan    50 trials x 5 epochs by guided, 1 x 1 thread in this process" in output
 
 
+def test_a_dry_run_says_what_a_begun_folder_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert _main(folder, "--trials", "2") == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert _main(folder, "--trials", "3", "--dry-run") == 0
+    assert _main(folder, "--trials", "2", "--seed", "9", "--dry-run") == 2
+    assert "was started with other conditions: seed was 0, now 9" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_the_terminal_shows_progress_and_the_next_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

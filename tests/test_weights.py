@@ -205,6 +205,12 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "model.pt")
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux's /proc")
+def test_a_file_that_cannot_be_mapped_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"/proc/self/mem cannot be read: "):
+        read_weights(Path("/proc/self/mem"))
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_weights(Network(SMALL), file)

@@ -126,9 +126,9 @@ def shorter_sides(paths: Sequence[Path]) -> list[int]:
     sides = []
     with quiet_pillow():
         for path in paths:
-            if not path.is_file():
-                continue
             try:
+                if not (path.is_file() and path.stat().st_size):  # a read of /proc may wait forever
+                    continue
                 with Image.open(path, formats=_formats()) as image:
                     sides.append(min(image.size))
             except Exception:  # the decoders of damaged files raise anything; reading names them
@@ -171,9 +171,9 @@ def _read_file(path: Path, out: np.ndarray | None) -> Reading:
         with path.open("rb") as file:
             if (num_bytes := os.fstat(file.fileno()).st_size) > MAX_BYTES:
                 raise DataError(f"{num_bytes:,} bytes, more than {MAX_BYTES // 1_000_000} MB")
-            digest = hashlib.file_digest(file, "sha256").digest()
-            if not file.tell():
+            if not num_bytes:  # or one of /proc, whose read may wait forever
                 raise DataError("empty file")
+            digest = hashlib.file_digest(file, "sha256").digest()
             file.seek(0)
             with Image.open(file, formats=_formats()) as image:
                 check_header(image)

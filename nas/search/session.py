@@ -87,15 +87,16 @@ def run_session(
 
     flags: Any = settings
     if flags.dry_run:
-        _show(prepare(settings))
+        plan = prepare(settings)
+        _show(plan)
+        RunFolder(flags.run_dir, module).compare(_conditions(module, plan))
         return 0
     # Before the images: a busy folder ends it here.
     with RunFolder(flags.run_dir, module) as folder:
         plan = prepare(settings)
         lines = _show(plan)
         check_record(folder.database, base(plan))
-        conditions = {"command": module, **plan.conditions}
-        folder.bind(conditions, asdict(flags), plan.task.engine)
+        folder.bind(_conditions(module, plan), asdict(flags), plan.task.engine)
         if plan.task.skipped:
             folder.write("skipped.txt", "\n".join(plan.task.skipped) + "\n")
         try:
@@ -108,6 +109,10 @@ def run_session(
             _save(save, plan, folder, lines)
         conclude(plan, folder, trained, lines)
     return 0
+
+
+def _conditions(module: str, plan: Plan) -> dict[str, Any]:
+    return {"command": module, **plan.conditions}
 
 
 def _save(
