@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments import supernet_ranking
-from experiments.supernet_ranking import Ranking, agreement, summary, taus, verdict
+from experiments.agreement import Ranking, agreement, summary, taus, verdict
 from nas.training import checkpoint
 
 FLAGS = [

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,7 +105,14 @@ class SupernetJob:
             self._fresh(), self.sandwich, data, self.recipe, seed=self.seed, device=device
         )
         spent = 0.0
-        if (saved := self._saved(folder, announce)) is not None:
+        saved = checkpoint.resume(
+            folder,
+            "the supernet",
+            self.epochs,
+            refuse=lambda conditions: self._refuse(folder, conditions),
+            announce=announce,
+        )
+        if saved is not None:
             trainer.load_state(saved["trainer"])
             spent = saved["seconds"]
         start = time.monotonic() - spent
@@ -189,20 +196,12 @@ class SupernetJob:
             "batch_size": self.recipe.batch(len(data.train)),
         }
 
-    def _saved(self, folder: Path, announce: Callable[[str], None]) -> dict[str, Any] | None:
-        loaded = checkpoint.load(folder)
-        for name in loaded.damaged:
-            announce(f"WARNING {folder / name} is damaged and was not used")
-        if loaded.state is None:
-            return None
-        if changes := differences(loaded.state["conditions"], self._all):
+    def _refuse(self, folder: Path, conditions: Mapping[str, Any]) -> None:
+        if changes := differences(conditions, self._all):
             raise UserError(
                 f"{folder} holds a supernet that was trained otherwise: {'; '.join(changes)}. "
                 "Restore that, or choose a new folder."
             )
-        epoch = loaded.state["trainer"]["epoch"]
-        announce(f"resume  the supernet after epoch {epoch} of {self.epochs}")
-        return loaded.state
 
 
 def seconds_spent(folder: Path) -> float:

@@ -7,7 +7,7 @@ whole or not at all; the one before is kept, and stands in where the newest is d
 import hashlib
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,3 +73,33 @@ def load(folder: Path) -> Loaded:
             "Delete them to start again, or choose another --out."
         )
     return Loaded(None, ())
+
+
+def resume(
+    folder: Path,
+    what: object,
+    epochs: int,
+    *,
+    refuse: Callable[[Mapping[str, Any]], None],
+    announce: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """The state that a training goes on from, said to the user; None at its first start.
+
+    Args:
+        folder: Of the training.
+        what: Names the training to the user.
+        epochs: Of the whole training.
+        refuse: Raises if the training is not the one of these ``conditions``.
+        announce: Is called with each line for the user.
+
+    Raises:
+        CheckpointError: As `load`.
+    """
+    loaded = load(folder)
+    for name in loaded.damaged:
+        announce(f"WARNING {folder / name} is damaged and was not used")
+    if loaded.state is not None:
+        refuse(loaded.state["conditions"])
+        epoch = loaded.state["trainer"]["epoch"]
+        announce(f"resume  {what} after epoch {epoch} of {epochs}")
+    return loaded.state

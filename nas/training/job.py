@@ -92,7 +92,13 @@ def train(job: Job, folder: RunFolder) -> Trained:
         DivergedError: A loss is no finite number.
     """
     epochs, validation = job.recipe.epochs, job.data.validation
-    saved = _load_checkpoint(job, folder.path)
+    saved = checkpoint.resume(
+        folder.path,
+        folder.path,
+        job.recipe.epochs,
+        refuse=lambda conditions: refuse_changes(job, conditions, folder.path),
+        announce=print,
+    )
     finished = saved["trainer"]["epoch"] if saved else 0
     folder.start()
     if job.data.skipped:
@@ -160,17 +166,6 @@ def refuse_changes(job: Job, old: Mapping[str, Any], folder: Path) -> None:
             f"{folder} holds a training with other settings: {'; '.join(changes)}. "
             "Restore them, or choose another --out."
         )
-
-
-def _load_checkpoint(job: Job, folder: Path) -> dict[str, Any] | None:
-    loaded = checkpoint.load(folder)
-    for name in loaded.damaged:
-        print(f"WARNING {folder / name} is damaged and was not used")
-    if loaded.state is None:
-        return None
-    refuse_changes(job, loaded.state["conditions"], folder)
-    print(f"resume  {folder} after epoch {loaded.state['trainer']['epoch']} of {job.recipe.epochs}")
-    return loaded.state
 
 
 def _write_history(folder: RunFolder, history: list[dict[str, Any]]) -> None:
