@@ -26,6 +26,17 @@ def keep_freed_memory() -> None:
         libc.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine, or of a GPU, does not suffice.
+
+    By name and words, so that torch need not be loaded: its allocator on a CPU raises a plain
+    `RuntimeError`.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def available_memory(root: Path = Path("/")) -> int | None:
     """Bytes that can be had without swapping; None where the system does not say.
 

@@ -76,6 +76,14 @@ def test_lack_of_memory_has_its_own_reason(answer: BaseException) -> None:
     assert _outcome(answer).reason == "oom"
 
 
+def test_row_4_memory_that_torch_asks_of_the_machine_in_vain_has_it_too() -> None:
+    def evaluator(architecture: Any, *, epochs: int, seed: int) -> float:
+        return float(torch.empty(10**15)[0])
+
+    outcome = measure(evaluator, NETWORK, epochs=1, seed=0)
+    assert outcome.reason == "oom"
+
+
 def test_who_wants_to_stop_is_let_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         _outcome(KeyboardInterrupt())

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nas.cli import UserError, command_line, format_duration
+from nas.ram import is_out_of_memory
 from nas.untrusted import csv_text
 from search_spaces.builder import AnyNetwork
 
@@ -164,8 +165,8 @@ def timed(
     limit_threads(workers.threads)
     try:
         return task.seconds_of(architecture)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise  # short of memory, a trial takes half the batch
         return None
 

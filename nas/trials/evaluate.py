@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from nas.cli import UserError
+from nas.ram import is_out_of_memory
 from nas.trials.limits import TrialTimeoutError, time_limit
 from search_spaces import references
 from search_spaces.builder import AnyNetwork
@@ -223,9 +224,8 @@ def _both_ends(text: str) -> str:
 
 
 def _reason(error: BaseException) -> Reason:
-    name = type(error).__name__
-    if name == "DivergedError":
+    if type(error).__name__ == "DivergedError":
         return "nan"
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "oom"
     return "error"
