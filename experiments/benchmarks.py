@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.cli import UserError
-from nas.trials.evaluate import load_object
+from nas.cli import UserError, load_function
 from search_spaces.architecture import Architecture
 from search_spaces.cost import Cost
 from search_spaces.spaces import Choice, Choices, FactorizedSpace, Space, mnasnet
@@ -66,7 +65,7 @@ def load_benchmark(reference: str) -> Benchmark:
         )
     if reference.endswith(".py"):
         return _from_file(Path(reference))
-    function = load_object(reference, "--evaluator")
+    function = load_function(reference, "--evaluator")
     return Benchmark(
         description=f"{reference} over mnasnet at 32 px",
         space=space,

@@ -125,8 +125,9 @@ class Prepared:
         settings, macs = self.settings, sorted(count(a).macs for a in self.networks)
         epochs = settings.epochs * settings.seeds * len(self.networks)
         alone = estimate(self.task, self.workers, [(typical(self.networks), epochs)])
-        assert alone is not None
         shared = self.job(0).seconds_of_training() * settings.supernet_seeds
+        whole = None if alone is None else alone + shared
+        parts = "" if alone is None else f"alone {format_duration(alone)}, "
         return [
             *self.task.describe(),
             f"space   {self.space.name} · {len(macs)} networks of {format_number(macs[0])} to "
@@ -134,8 +135,7 @@ class Prepared:
             *self.job(0).describe(),
             f"plan    {len(macs)} networks x {settings.seeds} seeds x {settings.epochs} epochs "
             f"alone, {settings.supernet_seeds} supernets, {self.workers.describe()} · "
-            f"{about(alone + shared)} (alone {format_duration(alone)}, supernets "
-            f"{format_duration(shared)})",
+            f"{about(whole)} ({parts}supernets {format_duration(shared)})",
         ]
 
 

@@ -17,6 +17,7 @@ import tyro
 
 from nas.interrupts import Interruptible
 from nas.untrusted import printable_lines
+from search_spaces import references
 
 _SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
@@ -29,6 +30,9 @@ had, or another kind of thing under its name."""
 
 GOES_ON = "What is finished is kept, and the same command goes on."
 """The end of an error that time or the user puts right."""
+
+MAX_SEED = 2**32 - 1
+"""Sums with it are seeds that torch and numpy take."""
 
 Settings = TypeVar("Settings")
 
@@ -79,6 +83,31 @@ Number = Annotated[float, _NUMBER]
 """A float flag that accepts `400M` and `1.2G`."""
 OptionalNumber = Annotated[float | None, _NUMBER]
 """The same, where leaving the flag out means None."""
+
+
+def format_bytes(value: float) -> str:
+    """`512 B`, `76.3 MiB` or `10.1 GiB`."""
+    units = ["B", "KiB", "MiB", "GiB"]
+    power = 0
+    while value >= 1000 and power < len(units) - 1:  # four digits are the next unit's
+        value, power = value / 1024, power + 1
+    decimals = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{decimals}f} {units[power]}"
+
+
+def load_function(reference: str, flag: str) -> Callable[..., Any]:
+    """The function that ``my_module:name`` names; the working directory is searched too.
+
+    Raises:
+        UserError: The reference has another form, does not import, or names no function.
+    """
+    try:
+        found = references.load_object(reference, flag)
+    except references.UnresolvedError as error:
+        raise UserError(str(error)) from error
+    if not callable(found):
+        raise UserError(f"`{flag} {reference}` names {found!r}, which is no function.")
+    return found
 
 
 def main(

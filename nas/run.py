@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nas.search.plan import Plan
     from nas.supernet.evaluator import SupernetAccuracy
     from nas.trials.evaluate import Evaluator
+    from nas.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +133,11 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
 
     settings, task = plan.settings, plan.task
 
-    def runner(evaluator: "Evaluator", *, probe: bool) -> TrialRunner:
-        return TrialRunner(folder.database, evaluator, plan.objective, plan.workers, probe=probe)
+    def runner(
+        evaluator: "Evaluator", *, probe: bool, workers: "Workers | None" = None
+    ) -> TrialRunner:
+        where = workers or plan.workers
+        return TrialRunner(folder.database, evaluator, plan.objective, where, probe=probe)
 
     def announce(line: str) -> None:
         print(line, flush=True)
@@ -143,7 +147,9 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
     if plan.shared is not None:
         limit_threads(plan.workers.threads)
         shared = plan.shared.train(folder.path / "supernet", announce)
-        trials = runner(shared, probe=True)  # a trial may be too short for workers to gain
+        workers = plan.workers.limited_as(settings.epochs, settings.epochs_of_trials)
+        # A trial may be too short for workers to gain.
+        trials = runner(shared, probe=True, workers=workers)
     result = search(
         trials,
         plan.space,

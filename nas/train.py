@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas import cli
+from nas.cli import MAX_SEED
 from nas.cores import num_cores
 from nas.data.dataset import load_for_training, majority_share
 from nas.folder import RunFolder, warn_of_changes
@@ -25,7 +26,6 @@ from nas.models.trained import (
     report,
     write_model,
 )
-from nas.search.options import MAX_SEED
 from nas.training.job import HISTORY, Job, Trained, refuse_changes, show_plan, train
 from nas.training.parts import choose_device
 from nas.training.proxy import mirrors

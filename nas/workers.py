@@ -68,6 +68,12 @@ class Workers:
         """Whether jobs run on machines that this one tells nothing about."""
         return self.ray_address is not None
 
+    def limited_as(self, epochs: int, counted: int) -> "Workers":
+        """For trials that count as `counted` epochs, and may take as long as those of `epochs`."""
+        if self.seconds_per_epoch is None:
+            return self
+        return replace(self, seconds_per_epoch=self.seconds_per_epoch * epochs / counted)
+
     def held_by(self, free: int, training: int) -> "Workers":
         """So many of these as memory holds.
 
@@ -109,7 +115,7 @@ def workers_for(
     trainings (`Workers.held_by`).
 
     Raises:
-        UserError: The flags break a rule, or no cluster answers.
+        UserError: The flags break a rule, ask for GPUs that are not there, or no cluster answers.
     """
     if gpus_per_trial is None:
         gpus_per_trial = 0.0
@@ -127,13 +133,18 @@ def workers_for(
     why = ""
     if count == "auto":
         count, why = _as_many(gpus_per_trial)
-    return Workers(
+    workers = Workers(
         count=count,
         gpus_per_trial=gpus_per_trial,
         ray_address=ray_address,
         seconds_per_epoch=seconds_per_epoch,
         why=why,
     )
+    if gpus_per_trial > 0 and evaluator is None and ray_address is None:
+        import torch
+
+        check_gpus(workers, torch.cuda.device_count(), "PyTorch")
+    return workers
 
 
 def _as_many(gpus_per_trial: float) -> tuple[int, str]:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
+from nas.cli import format_bytes
 from nas.costs.latency import device_name
-from nas.costs.memory import format_bytes
 from nas.ram import available_memory
 from nas.training.recipe import Recipe
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass, fields
 import pandas as pd
 from tabulate import tabulate
 
-from nas.cli import UserError
-from nas.costs.memory import format_bytes
+from nas.cli import UserError, format_bytes
 from nas.costs.metrics import MACS
 from scaling_search.device import MARGIN, RECIPE, Device
 from scaling_search.stopwatch import Reading, Stopwatch

@@ -3,9 +3,8 @@
 import math
 from typing import NamedTuple
 
-from nas.cli import UserError, format_number
+from nas.cli import UserError, format_bytes, format_number
 from nas.costs.latency import cpu_threads, measure_latency
-from nas.costs.memory import format_bytes
 from nas.costs.metrics import MACS
 from scaling_search.device import MARGIN, Device, free_memory
 from search_spaces.builder import AnyNetwork

@@ -13,7 +13,6 @@ from nas.data.dataset import (
     DataError,
     ImageData,
     Split,
-    channel_statistics,
     load_for_search,
     load_for_training,
     majority_share,
@@ -168,21 +167,6 @@ class TestNotices:
 
 
 class TestStatistics:
-    def test_mean_and_deviation(self):
-        images = np.zeros((4, 3, 2, 2), dtype=np.uint8)
-        images[:, 0] = 51
-        images[::2, 1] = 255
-        mean, deviation = channel_statistics(Split(images, np.zeros(4, dtype=np.int64)))
-        assert mean == pytest.approx((0.2, 0.5, 0.0))
-        assert deviation == pytest.approx((1 / 255, 0.5, 1 / 255))
-
-    def test_as_by_numpy(self):
-        split = load_for_search("digits", size=8).train
-        mean, deviation = channel_statistics(split)
-        scaled = split.images / 255
-        assert mean == pytest.approx(scaled.mean(axis=(0, 2, 3)))
-        assert deviation == pytest.approx(scaled.std(axis=(0, 2, 3)))
-
     def test_majority(self):
         labels = np.array([0, 1, 1, 2], dtype=np.int64)
         assert majority_share(Split(np.zeros((4, 3, 1, 1), dtype=np.uint8), labels)) == 0.5

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from nas.cli import UserError
+from nas.cli import UserError, load_function
 from nas.training.score import DivergedError
-from nas.trials.evaluate import load_object, measure, stages
+from nas.trials.evaluate import measure, stages
 from search_spaces.architecture import Architecture
 from tests.searching import accuracy, network
 
@@ -97,34 +97,34 @@ def test_an_evaluator_that_exits_failed(status: int) -> None:
 
 
 def test_objects_are_found_by_name() -> None:
-    assert load_object("tests.searching:accuracy", "--evaluator") is accuracy
+    assert load_function("tests.searching:accuracy", "--evaluator") is accuracy
 
 
 @pytest.mark.parametrize("reference", ["module", ":f", "module:", ""])
 def test_a_reference_has_two_parts(reference: str) -> None:
     with pytest.raises(UserError, match="`--x` must have the form my_module:function, but got"):
-        load_object(reference, "--x")
+        load_function(reference, "--x")
 
 
 def test_a_module_or_name_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="`--x no_such_module:f` does not import: No module named"):
-        load_object("no_such_module:f", "--x")
+        load_function("no_such_module:f", "--x")
     with pytest.raises(UserError, match=r"`--x`: module tests.searching has no 'no_such_name'"):
-        load_object("tests.searching:no_such_name", "--x")
+        load_function("tests.searching:no_such_name", "--x")
 
 
 def test_the_working_directory_is_searched(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "in_the_working_directory.py").write_text("def f(): return 42\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    assert load_object("in_the_working_directory:f", "--x")() == 42
+    assert load_function("in_the_working_directory:f", "--x")() == 42
 
 
 def test_an_error_inside_the_module_is_shown_as_it_is(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "with_a_mistake.py").write_text("import math\nmath.no_such_function\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(AttributeError, match="no_such_function"):
-        load_object("with_a_mistake:f", "--x")
+        load_function("with_a_mistake:f", "--x")
 
 
 # On the way

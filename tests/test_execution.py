@@ -102,6 +102,18 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert study.num_finished == 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_for_images_that_is_not_there_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"`--gpus-per-trial 1` is more than the 0 GPUs .* PyTorch"):
+        workers_for(2, 1.0, None, None)
+
+
+def test_trials_that_count_other_epochs_may_take_as_long() -> None:
+    limited = Workers(seconds_per_epoch=12.0).limited_as(5, 60)
+    assert limited.limit(60) == 60.0
+    assert Workers().limited_as(5, 60).limit(60) is None
+
+
 def test_threads_are_limited_in_the_process_too(tmp_path: Path) -> None:
     seen = []
 

@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,17 @@ def test_a_network_is_measured_once(tmp_path: Path) -> None:
 def test_the_memory_may_stay_unwritten(tmp_path: Path) -> None:
     assert Latency(file=tmp_path / "latency.json", writes=False)(network(8)) > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [-1.0, 0, "fast", None])
+def test_a_latency_that_cannot_be_is_not_read(value: Any, tmp_path: Path) -> None:
+    file = tmp_path / "latency.json"
+    Latency(file=file)(network(8))
+    content = json.loads(file.read_text())
+    content["ms"][network(8).digest] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"latency\.json is not readable"):
+        Latency(file=file)
 
 
 def test_other_conditions_do_not_compare(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from nas.cli import UserError
-from nas.costs.memory import Memory, format_bytes
+from nas.cli import UserError, format_bytes
+from nas.costs.memory import Memory
 from nas.data.dataset import Split
 from nas.training.memory import _LiveBytes, inference_bytes, training_bytes
 from nas.training.parts import build_network

@@ -126,6 +126,9 @@ def test_a_dry_run_says_what_a_begun_folder_would_refuse(
     assert _main(folder, "--trials", "2", "--seed", "9", "--dry-run") == 2
     assert "was started with other conditions: seed was 0, now 9" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "study.db").write_bytes(b"no database")
+    assert _main(folder, "--trials", "2", "--dry-run") == 2
+    assert "study.db" in capsys.readouterr().err
 
 
 def test_the_terminal_shows_progress_and_the_next_command(
@@ -198,6 +201,8 @@ def finished_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--evaluator", "no_such_module:f"], "`--evaluator no_such_module:f` does not import"),
         (["--evaluator", "tests.searching:CALLS"], "which is no function"),
+        (["--strategy", "math:pi"], "`--strategy math:pi` names 3.14159"),
+        (["--space", "math:pi"], "`--space math:pi` names 3.14159"),
         (["--space", "darts"], "`--space` must be one of mnasnet, efficientnet, or my_module"),
         (["--strategy", "ppo"], f"`--strategy` must be one of {', '.join(STRATEGIES)}, or my_mod"),
         (["--target-flops", "0"], "`--target-flops` must be positive, but got 0"),

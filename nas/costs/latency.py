@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import PositiveFloat, TypeAdapter
+
 from nas.cli import UserError
 from search_spaces.builder import AnyNetwork
 from search_spaces.files import atomic_write, differences
@@ -203,8 +205,9 @@ def _check_device(device: str) -> None:
 def _read(file: Path, conditions: Mapping[str, Any]) -> dict[str, float]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        old, known = dict(content["conditions"]), dict(content["ms"])
-    except (ValueError, KeyError, TypeError) as error:
+        old = dict(content["conditions"])
+        known = TypeAdapter(dict[str, PositiveFloat]).validate_python(content["ms"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is not readable ({error}); choose another --run-dir.") from error
     if changes := differences(old, dict(conditions)):
         raise UserError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas.cli import UserError
+from nas.cli import UserError, format_bytes
 from search_spaces.builder import AnyNetwork
 
 
@@ -65,13 +65,3 @@ class Memory:
         return (
             f"bytes at the peak of a training step (batch {self.batch_size}, float32; tensors only)"
         )
-
-
-def format_bytes(value: float) -> str:
-    """`512 B`, `76.3 MiB` or `10.1 GiB`."""
-    units = ["B", "KiB", "MiB", "GiB"]
-    power = 0
-    while value >= 1000 and power < len(units) - 1:  # four digits are the next unit's
-        value, power = value / 1024, power + 1
-    decimals = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
-    return f"{value:,.{decimals}f} {units[power]}"

@@ -24,7 +24,6 @@ MAX_NATIVE_SIZE = 224
 """Side in px of the store where none is asked for and the images are larger."""
 
 _SAMPLE = 200  # headers read to find the native size
-_STATISTICS_SAMPLE = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,32 +191,6 @@ def native_size(source: str, *, follow_links: bool = False) -> int:
     """
     opened = open_source(source, follow_links=follow_links)
     return _native_size(opened, layout_problems(opened))
-
-
-def channel_statistics(
-    split: Split,
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel, in units of [0, 1].
-
-    At most 10,000 images, evenly spaced, are looked at. The deviation of a constant channel is
-    1/255, so that one may divide by it.
-    """
-    step = max(1, -(-len(split) // _STATISTICS_SAMPLE))
-    histogram = np.zeros((3, 256), dtype=np.int64)
-    for image in split.images[::step]:
-        for channel in range(3):
-            histogram[channel] += np.bincount(image[channel].ravel(), minlength=256)
-    shares = histogram / histogram.sum(axis=1, keepdims=True)
-    levels = np.arange(256) / 255
-    mean = shares @ levels
-    variance = (shares * (levels - mean[:, None]) ** 2).sum(axis=1)
-    deviation = np.maximum(np.sqrt(variance), 1 / 255)
-    return _triple(mean), _triple(deviation)
-
-
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    red, green, blue = values.tolist()
-    return red, green, blue
 
 
 def majority_share(split: Split) -> float:

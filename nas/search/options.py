@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nas.cli import UserError
+from nas.cli import MAX_SEED, UserError
 from nas.training.recipe import Precision
 
 if TYPE_CHECKING:
@@ -15,13 +15,10 @@ if TYPE_CHECKING:
     from nas.workers import Workers
     from search_spaces.builder import AnyNetwork
 
-MAX_SEED = 2**32 - 1
-"""Sums with it are seeds that torch and numpy take."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
-    """Base of the `Settings` of `nas.run`, `nas.proxy` and `scaling_search.grid`."""
+    """Base of the `Settings` of every command with trials."""
 
     data: str = "digits"
     """Images: `digits` (embedded), a folder (train/ with val/ or test/, or class folders), or a

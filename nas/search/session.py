@@ -90,7 +90,9 @@ def run_session(
     if flags.dry_run:
         plan = prepare(settings)
         _show(plan)
-        RunFolder(flags.run_dir, module).compare(_conditions(module, plan))
+        folder = RunFolder(flags.run_dir, module)
+        check_record(folder.database, base(plan))
+        folder.compare(_conditions(module, plan))
         return 0
     # Before the images: a busy folder ends it here.
     with RunFolder(flags.run_dir, module) as folder:

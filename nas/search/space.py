@@ -1,7 +1,6 @@
 """The search space that a flag names."""
 
-from nas.cli import UserError
-from nas.trials.evaluate import load_object
+from nas.cli import UserError, load_function
 from search_spaces.spaces import SPACES, Space
 
 
@@ -16,5 +15,5 @@ def load_space(name: str, *, resolution: int, num_classes: int, target_macs: flo
         raise UserError(
             f"`--space` must be one of {', '.join(SPACES)}, or my_module:function; got {name!r}."
         )
-    factory = SPACES.get(name) or load_object(name, "--space")
+    factory = SPACES.get(name) or load_function(name, "--space")
     return factory(resolution=resolution, num_classes=num_classes, target_macs=target_macs)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from nas.cli import UserError
+from nas.cli import UserError, load_function
 from nas.costs.latency import Latency
 from nas.costs.metrics import METRICS, Counted
 from nas.costs.objective import Objective
@@ -20,7 +20,6 @@ from nas.samplers.controller import ControllerSampler
 from nas.samplers.evolution import RegularizedEvolutionSampler
 from nas.samplers.guided import ModelGuidedSampler
 from nas.samplers.seeding import OrderedNSGAIISampler, PerTrial
-from nas.trials.evaluate import load_object
 from search_spaces.cost import Cost, count
 from search_spaces.spaces import Space
 
@@ -118,7 +117,7 @@ def load_strategy(name: str) -> Strategy:
     if name in STRATEGIES:
         return STRATEGIES[name]
     if ":" in name:
-        return per_trial(load_object(name, "--strategy"))
+        return per_trial(load_function(name, "--strategy"))
     raise UserError(
         f"`--strategy` must be one of {', '.join(STRATEGIES)}, or my_module:factory; got {name!r}."
     )

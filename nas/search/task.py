@@ -1,14 +1,11 @@
-"""What trials are measured on: the user's images, or the user's evaluator.
-
-`nas.run`, `nas.proxy` and `scaling_search.grid` share these options.
-"""
+"""What trials are measured on: the user's images, or the user's evaluator."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nas.cli import UserError
-from nas.trials.evaluate import Evaluator, load_object
+from nas.cli import UserError, load_function
+from nas.trials.evaluate import Evaluator
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
@@ -132,7 +129,7 @@ def load_task(
         raise UserError(f"`--resolution` must be at least {MIN_RESOLUTION}, but got {resolution}.")
     if evaluator is not None:
         return Task(
-            evaluator=_function(evaluator),
+            evaluator=cast(Evaluator, load_function(evaluator, "--evaluator")),
             resolution=resolution or 224,
             num_classes=num_classes or 1000,
             reference=evaluator,
@@ -164,15 +161,3 @@ def load_task(
         num_classes=len(images.classes),
         drawn={} if val_images is None else {"max_images": max_images, "val_images": val_images},
     )
-
-
-def _function(reference: str) -> Evaluator:
-    """The user's evaluator.
-
-    Raises:
-        UserError: There is no such function.
-    """
-    function = load_object(reference, "--evaluator")
-    if not callable(function):
-        raise UserError(f"`--evaluator {reference}` names {function!r}, which is no function.")
-    return cast(Evaluator, function)

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nas.cli import UserError, format_duration, format_number
-from nas.costs.memory import format_bytes
+from nas.cli import UserError, format_bytes, format_duration, format_number
 from nas.data.dataset import majority_share
 from nas.supernet.envelope import KINDS, Envelope, envelope_of
 from nas.supernet.evaluator import SupernetAccuracy

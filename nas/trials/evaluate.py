@@ -15,10 +15,8 @@ from contextlib import chdir, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from nas.cli import UserError
 from nas.ram import is_out_of_memory
 from nas.trials.limits import TrialTimeoutError, time_limit
-from search_spaces import references
 from search_spaces.builder import AnyNetwork
 
 Reason = Literal[
@@ -202,18 +200,6 @@ def timed_out(limit: float, where: str) -> Outcome:
     """A trial that took longer than `limit` seconds; `where` it was then."""
     rule = f"It took longer than {limit:.3g} s, the limit of a trial. Raise --trial-minutes."
     return Outcome(reason="timeout", detail=f"{where.rstrip()}\n{rule}".lstrip())
-
-
-def load_object(reference: str, flag: str) -> Any:
-    """The object that ``my_module:name`` names; the working directory is searched too.
-
-    Raises:
-        UserError: The reference has another form, or does not import.
-    """
-    try:
-        return references.load_object(reference, flag)
-    except references.UnresolvedError as error:
-        raise UserError(str(error)) from error
 
 
 def _both_ends(text: str) -> str:
