@@ -3,8 +3,10 @@
 import ctypes
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from nas.cli import UserError
 from nas.cores import control_groups
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -35,6 +37,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@contextmanager
+def lack_of_memory(remedy: str) -> Iterator[None]:
+    """Tell the user what to do where memory does not suffice.
+
+    Raises:
+        UserError: It does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first, *_ = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"There is not enough memory ({first}). {remedy}") from error
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

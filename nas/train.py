@@ -26,7 +26,8 @@ from nas.models.trained import (
     report,
     write_model,
 )
-from nas.training.job import HISTORY, Job, Trained, refuse_changes, show_plan, train
+from nas.ram import lack_of_memory
+from nas.training.job import HISTORY, Job, Trained, refuse_changes, resume, show_plan, train
 from nas.training.parts import choose_device
 from nas.training.proxy import mirrors
 from nas.training.recipe import Augment, Optimizer, Precision, Recipe
@@ -125,6 +126,32 @@ def run(settings: Settings, command: str) -> int:
     Raises:
         ValueError: Something the user can put right.
     """
+    _check_numbers(settings)
+    remedy = (
+        f"Lower --batch-size ({settings.batch_size}), with another --out, for that is another "
+        "training; finished epochs are kept."
+    )
+    try:
+        with lack_of_memory(remedy):
+            if settings.dry_run:
+                _show(settings)
+            else:
+                _run(settings)
+    except DivergedError as error:
+        print(
+            f"error: the training diverged, {error}. Lower --learning-rate "
+            f"({settings.learning_rate:g}), with another --out.",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        if not settings.dry_run:
+            print(f"\n^C      finished epochs are saved. Resume with: {command}")
+        raise
+    return 0
+
+
+def _check_numbers(settings: Settings) -> None:
     for flag, least in (("threads", 1), ("seed", 0), ("loader_workers", 0), ("batch_size", 2)):
         value = getattr(settings, flag)
         if value is not None and value < least:
@@ -134,33 +161,39 @@ def run(settings: Settings, command: str) -> int:
         if (getattr(settings, flag) or 0) > most:
             name, value = flag.replace("_", "-"), getattr(settings, flag)
             raise cli.UserError(f"`--{name}` must be at most {most}, but got {value}.")
-    if settings.dry_run:
-        job = prepare(settings)
-        show_plan(job, job.pace(job.threads))
-        print("dry run: nothing was trained or written")
-        return 0
+
+
+def _show(settings: Settings) -> None:
+    """What the same command would do without `--dry-run`, or refuse."""
+    job = prepare(settings)
+    if _is_finished(job, settings.out):
+        return
+    saved = resume(job, settings.out)
+    show_plan(job, job.pace(job.threads), saved["trainer"]["epoch"] if saved else 0)
+    print("dry run: nothing was trained or written")
+
+
+def _run(settings: Settings) -> None:
     with RunFolder(settings.out, "nas.train", "--out") as folder:
         job = prepare(settings)
-        finished = finished_training(settings.out)
-        if finished is not None:
-            refuse_changes(job, finished.conditions, settings.out)
-            print(f"done    {settings.out} holds this training, finished; nothing was repeated")
-            report(settings.out, finished.metrics)
-            print(f"next    {export_command(settings.out, job.architecture)}")
-            return 0
-        try:
+        if not _is_finished(job, settings.out):
             _finish(job, _train(job, folder), folder)
-        except DivergedError as error:
-            print(
-                f"error: the training diverged, {error}. Lower --learning-rate "
-                f"({settings.learning_rate:g}), with another --out.",
-                file=sys.stderr,
-            )
-            return 1
-        except KeyboardInterrupt:
-            print(f"\n^C      finished epochs are saved. Resume with: {command}")
-            raise
-    return 0
+
+
+def _is_finished(job: Job, out: Path) -> bool:
+    """Whether the folder holds this training to its end, which is then shown.
+
+    Raises:
+        UserError: It holds another.
+    """
+    finished = finished_training(out)
+    if finished is None:
+        return False
+    refuse_changes(job, finished.conditions, out)
+    print(f"done    {out} holds this training, finished; nothing was repeated")
+    report(out, finished.metrics)
+    print(f"next    {export_command(out, job.architecture)}")
+    return True
 
 
 def _train(job: Job, folder: RunFolder) -> Trained:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from nas.cli import UserError
 from nas.cores import num_cores
-from nas.ram import available_memory
+from nas.ram import available_memory, lack_of_memory
 
 V1 = "4:memory:/jobs/mine\n1:cpu:/\n0::/\n"
 V2 = "0::/jobs/mine\n"
@@ -138,3 +140,13 @@ def test_freed_memory_is_kept_for_the_next_use() -> None:
         for how in ("as it is", "kept")
     ]
     assert faults[0] > 50 * (1 + faults[1])
+
+
+def test_a_lack_of_memory_has_a_remedy() -> None:
+    words = r"There is not enough memory \(.*can't allocate memory.*\)\. Lower it\."
+    with pytest.raises(UserError, match=words), lack_of_memory("Lower it."):
+        torch.empty(10**15)
+    with pytest.raises(UserError, match=r"memory \(MemoryError\)\."), lack_of_memory("Lower it."):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="my own"), lack_of_memory("Lower it."):
+        raise RuntimeError("my own")

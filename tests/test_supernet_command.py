@@ -104,6 +104,13 @@ def test_a_resumed_run_does_not_train_the_supernet_again(
 
 
 @pytest.mark.slow
+def test_what_a_kill_left_of_a_supernet_s_checkpoint_is_removed(finished: Path) -> None:
+    left = finished / "supernet/.checkpoint.pt.4194305.tmp"
+    left.write_bytes(b"half")
+    assert _main(finished) == 0
+    assert not left.exists()
+
+
 def test_the_plan_and_the_next_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _main(finished, "--trials", "4") == 0
     output = capsys.readouterr().out

@@ -130,6 +130,34 @@ def test_a_dry_run_plans_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_says_what_is_left_and_what_would_be_refused(
+    arch: Path, data: Path, finished: Path, unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = checkpoint.load(unfinished).state
+    assert state is not None
+    epochs = state["trainer"]["epoch"]
+    before = {path: path.read_bytes() for path in unfinished.iterdir()}
+    assert main(flags(arch, data, unfinished, epochs, "--dry-run")) == 0
+    out = capsys.readouterr().out
+    assert f"resume  {unfinished} after epoch {epochs} of {epochs}" in out
+    assert "plan    0 epochs" in out
+    assert main(flags(arch, data, unfinished, epochs, "--dry-run", "--seed", "5")) == 2
+    assert main(flags(arch, data, finished, epochs, "--dry-run", "--seed", "5")) == 2
+    error = capsys.readouterr().err
+    assert error.count("holds a training with other settings: seed was ") == 2
+    assert main(flags(arch, data, finished, epochs, "--dry-run")) == 0
+    assert "finished; nothing was repeated" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in unfinished.iterdir()} == before
+
+
+def test_a_dry_run_that_diverges_says_so_in_a_line(
+    arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = ["--dry-run", "--learning-rate", "1e30"]
+    assert main(flags(arch, data, tmp_path / "out", 3, *wild)) == 1
+    assert capsys.readouterr().err.startswith("error: the training diverged, ")
+
+
 def test_row_24_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

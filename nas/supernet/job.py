@@ -11,6 +11,7 @@ from typing import Any
 
 from nas.cli import UserError, format_bytes, format_duration, format_number
 from nas.data.dataset import majority_share
+from nas.ram import lack_of_memory
 from nas.supernet.envelope import KINDS, Envelope, envelope_of
 from nas.supernet.evaluator import SupernetAccuracy
 from nas.supernet.network import Supernet, supernet
@@ -22,9 +23,10 @@ from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
 from nas.trials.evaluate import measure
-from search_spaces.files import differences
+from search_spaces.files import differences, remove_leftovers
 from search_spaces.spaces import Space, sample_networks
 
+_REMEDY = "A step trains the largest network of the space: lower --batch-size, or --target-flops."
 _LOOKED_AT = 8
 """Networks that tell whether the weights learnt anything."""
 
@@ -75,13 +77,14 @@ class SupernetJob:
     def seconds_of_training(self) -> float:
         """Estimated, from a few timed steps."""
         train = self.training.data.train
-        step = seconds_per_image(
-            self._fresh(),
-            self.sandwich,
-            train,
-            self.recipe,
-            device=choose_device(self.training.device),
-        )
+        with lack_of_memory(_REMEDY):
+            step = seconds_per_image(
+                self._fresh(),
+                self.sandwich,
+                train,
+                self.recipe,
+                device=choose_device(self.training.device),
+            )
         return step * len(train) * self.epochs
 
     def seconds_of_evaluation(self) -> float:
@@ -98,6 +101,7 @@ class SupernetJob:
             UserError: The folder holds weights that were trained otherwise, or training diverged.
             CheckpointError: Its checkpoints cannot be read.
         """
+        remove_leftovers(folder / checkpoint.NAME)
         device = choose_device(self.training.device)
         data = self.training.data.train
         trainer = SupernetTrainer(
@@ -110,6 +114,7 @@ class SupernetJob:
             self.epochs,
             refuse=lambda conditions: self._refuse(folder, conditions),
             announce=announce,
+            flag="--run-dir",
         )
         if saved is not None:
             trainer.load_state(saved["trainer"])
@@ -117,7 +122,8 @@ class SupernetJob:
         start = time.monotonic() - spent
         while trainer.epoch < self.epochs:
             try:
-                loss = trainer.run_epoch()
+                with lack_of_memory(_REMEDY):
+                    loss = trainer.run_epoch()
             except DivergedError as error:
                 raise UserError(
                     f"The supernet's training diverged: {error}. A smaller --batch-size lowers the "
@@ -199,11 +205,11 @@ class SupernetJob:
         if changes := differences(conditions, self._all):
             raise UserError(
                 f"{folder} holds a supernet that was trained otherwise: {'; '.join(changes)}. "
-                "Restore that, or choose a new folder."
+                "Restore that, or choose another --run-dir."
             )
 
 
 def seconds_spent(folder: Path) -> float:
     """Wall-clock time of the training that a folder holds, over all its processes."""
-    state = checkpoint.load(folder).state
+    state = checkpoint.load(folder, "--run-dir").state
     return 0.0 if state is None else state["seconds"]

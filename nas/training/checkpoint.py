@@ -45,8 +45,12 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
     atomic_write(folder / NAME, buffer.getvalue())
 
 
-def load(folder: Path) -> Loaded:
+def load(folder: Path, flag: str = "--out") -> Loaded:
     """Read the newest checkpoint that is whole, onto the CPU.
+
+    Args:
+        folder: Of the training.
+        flag: What names another folder, for messages.
 
     Raises:
         CheckpointError: There are checkpoints, but none is whole, or one holds code.
@@ -63,14 +67,14 @@ def load(folder: Path) -> Loaded:
             except pickle.UnpicklingError as error:
                 raise CheckpointError(
                     f"{folder / name} holds more than tensors and plain types, so it was not "
-                    "written here and is not loaded. Delete it, or choose another --out."
+                    f"written here and is not loaded. Delete it, or choose another {flag}."
                 ) from error
             return Loaded(state, tuple(damaged))
         damaged.append(name)
     if damaged:
         raise CheckpointError(
             f"{folder} holds no whole checkpoint ({', '.join(damaged)} cannot be read). "
-            "Delete them to start again, or choose another --out."
+            f"Delete them to start again, or choose another {flag}."
         )
     return Loaded(None, ())
 
@@ -82,6 +86,7 @@ def resume(
     *,
     refuse: Callable[[Mapping[str, Any]], None],
     announce: Callable[[str], None],
+    flag: str = "--out",
 ) -> dict[str, Any] | None:
     """The state that a training goes on from, said to the user; None at its first start.
 
@@ -91,11 +96,12 @@ def resume(
         epochs: Of the whole training.
         refuse: Raises if the training is not the one of these ``conditions``.
         announce: Is called with each line for the user.
+        flag: As for `load`.
 
     Raises:
         CheckpointError: As `load`.
     """
-    loaded = load(folder)
+    loaded = load(folder, flag)
     for name in loaded.damaged:
         announce(f"WARNING {folder / name} is damaged and was not used")
     if loaded.state is not None:

@@ -92,13 +92,7 @@ def train(job: Job, folder: RunFolder) -> Trained:
         DivergedError: A loss is no finite number.
     """
     epochs, validation = job.recipe.epochs, job.data.validation
-    saved = checkpoint.resume(
-        folder.path,
-        folder.path,
-        job.recipe.epochs,
-        refuse=lambda conditions: refuse_changes(job, conditions, folder.path),
-        announce=print,
-    )
+    saved = resume(job, folder.path)
     finished = saved["trainer"]["epoch"] if saved else 0
     folder.start()
     if job.data.skipped:
@@ -132,6 +126,22 @@ def train(job: Job, folder: RunFolder) -> Trained:
         left = sum(spent) / len(spent) * (epochs - trainer.epoch)
         print(_epoch_line(history, epochs, left), flush=True)
     return Trained(trainer.evaluable(), history)
+
+
+def resume(job: Job, folder: Path) -> dict[str, Any] | None:
+    """The state that the training goes on from; None at its first start.
+
+    Raises:
+        UserError: The folder holds a training under other conditions.
+        CheckpointError: Its checkpoints cannot be read.
+    """
+    return checkpoint.resume(
+        folder,
+        folder,
+        job.recipe.epochs,
+        refuse=lambda conditions: refuse_changes(job, conditions, folder),
+        announce=print,
+    )
 
 
 def show_plan(job: Job, pace: Pace, finished: int = 0) -> None:
