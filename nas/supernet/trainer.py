@@ -11,9 +11,7 @@ nothing either; the short recipe of a trial, not ImageNet's; nothing of the pape
 of residual blocks, nor of its constant last rate.
 """
 
-import itertools
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +34,7 @@ from nas.training.parts import (
 )
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
-from nas.training.trainer import excerpt
+from nas.training.trainer import excerpt, time_steps
 from search_spaces.architecture import Architecture
 from search_spaces.network import Network
 from search_spaces.spaces import Space, sample_networks
@@ -153,13 +151,9 @@ class SupernetTrainer:
 
         The steps are real: use a trainer of its own for this.
         """
-        marks = []
         with network_randomness(self.seed, self.epoch, self.device):
-            batches = itertools.islice(itertools.cycle(self._batches.epoch(0)), steps + 1)
-            for step, (images, labels) in enumerate(batches):
-                self._step(images, labels, step)
-                marks.append(time.perf_counter())
-        return (marks[-1] - marks[0]) / (steps * self.recipe.batch(self._num_images))
+            seconds = time_steps(self._batches, self._step, steps)
+        return seconds / self.recipe.batch(self._num_images)
 
     def _step(self, images: Tensor, labels: Tensor, step: int) -> float:
         for group in self._optimizer.param_groups:

@@ -139,15 +139,9 @@ class Trainer:
         The steps are real: use a trainer of its own for this. After `patience` seconds no further
         step begins, and the answer is infinity.
         """
-        start, marks = time.perf_counter(), []
         with self._training():
-            batches = itertools.islice(itertools.cycle(self._batches.epoch(0)), steps + 1)
-            for step, (images, labels) in enumerate(batches):
-                if time.perf_counter() - start > patience:
-                    return math.inf
-                self._step(images, labels, step)  # its check of the loss waits for the device
-                marks.append(time.perf_counter())
-        return (marks[-1] - marks[0]) / (steps * self.recipe.batch(len(self._train)))
+            seconds = time_steps(self._batches, self._step, steps, patience=patience)
+        return seconds / self.recipe.batch(len(self._train))
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -241,6 +235,31 @@ def short_training(
     return Trainer(
         build_network(architecture, 0), few, exact, seed=0, device=device, workers=workers
     )
+
+
+def time_steps(
+    batches: Batches,
+    step: Callable[[Tensor, Tensor, int], float],
+    number: int,
+    *,
+    patience: float = math.inf,
+) -> float:
+    """Seconds of a training step, the mean of `number` after one to warm up.
+
+    Args:
+        batches: Repeated, where they are too few.
+        step: Trains on images, labels and the step's index; done when it returns, on a GPU too.
+        number: Of the steps that are timed.
+        patience: After so many seconds no further step begins, and the answer is infinity.
+    """
+    start, marks = time.perf_counter(), []
+    endless = itertools.cycle(batches.epoch(0))
+    for index, (images, labels) in enumerate(itertools.islice(endless, number + 1)):
+        if time.perf_counter() - start > patience:
+            return math.inf
+        step(images, labels, index)
+        marks.append(time.perf_counter())
+    return (marks[-1] - marks[0]) / number
 
 
 def excerpt(train: Split, recipe: Recipe) -> tuple[Split, Recipe]:
