@@ -181,6 +181,14 @@ class RunFolder:
             )
         return old is not None
 
+    def check(self) -> None:
+        """Refuse the manifest as `__enter__` does; nothing is written, and no lock is needed.
+
+        Raises:
+            UserError: It is of a newer format, or cannot be read.
+        """
+        self._read()
+
     def write(self, name: str, content: str | bytes) -> Path:
         """Write a file of the folder, whole or not at all."""
         path, data = self.path / name, content.encode() if isinstance(content, str) else content

@@ -8,6 +8,7 @@ stopped, and ends with the weights of a training that was never stopped.
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from nas.models.trained import (
     write_model,
 )
 from nas.ram import lack_of_memory
-from nas.training.job import HISTORY, Job, Trained, refuse_changes, resume, show_plan, train
+from nas.training.job import HISTORY, Job, Trained, plan, refuse_changes, train
 from nas.training.parts import choose_device
 from nas.training.proxy import mirrors
 from nas.training.recipe import Augment, Optimizer, Precision, Recipe
@@ -98,7 +99,7 @@ class Settings:
     """Processes that augment, where each image has its own crop. Default: none on the CPU, which
     is busy anyway; up to 8 with CUDA."""
     dry_run: bool = False
-    """Show the plan and stop; nothing is written."""
+    """Show what is left to do and stop; nothing is written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,16 +128,11 @@ def run(settings: Settings, command: str) -> int:
         ValueError: Something the user can put right.
     """
     _check_numbers(settings)
-    remedy = (
-        f"Lower --batch-size ({settings.batch_size}), with another --out, for that is another "
-        "training; finished epochs are kept."
-    )
     try:
-        with lack_of_memory(remedy):
-            if settings.dry_run:
-                _show(settings)
-            else:
-                _run(settings)
+        if settings.dry_run:
+            _show(settings)
+        else:
+            _run(settings)
     except DivergedError as error:
         print(
             f"error: the training diverged, {error}. Lower --learning-rate "
@@ -165,11 +161,11 @@ def _check_numbers(settings: Settings) -> None:
 
 def _show(settings: Settings) -> None:
     """What the same command would do without `--dry-run`, or refuse."""
+    RunFolder(settings.out, flag="--out").check()
     job = prepare(settings)
-    if _is_finished(job, settings.out):
-        return
-    saved = resume(job, settings.out)
-    show_plan(job, job.pace(job.threads), saved["trainer"]["epoch"] if saved else 0)
+    if not _is_finished(job, settings.out):
+        with _lack_of_memory(job):
+            plan(job, settings.out)
     print("dry run: nothing was trained or written")
 
 
@@ -177,7 +173,16 @@ def _run(settings: Settings) -> None:
     with RunFolder(settings.out, "nas.train", "--out") as folder:
         job = prepare(settings)
         if not _is_finished(job, settings.out):
-            _finish(job, _train(job, folder), folder)
+            with _lack_of_memory(job):
+                _finish(job, _train(job, folder), folder)
+
+
+def _lack_of_memory(job: Job) -> AbstractContextManager[None]:
+    batch = job.recipe.batch(len(job.data.train))
+    return lack_of_memory(
+        f"Lower --batch-size ({batch}), with another --out where a training has begun, for that "
+        "is another; finished epochs are kept."
+    )
 
 
 def _is_finished(job: Job, out: Path) -> bool:

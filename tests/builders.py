@@ -180,4 +180,30 @@ def tied(*, depth: float, width: float, resolution: int) -> nn.Module:
     return Tied(math.ceil(2 * depth), round(8 * width))
 
 
+class Hungry(Plain):
+    """Asks for a petabyte in its 16th training step; its timing takes 4."""
+
+    steps = 16
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.steps -= self.training and len(images) > 2  # two are its check
+        if self.steps == 0:
+            torch.empty(10**15)
+        return super().forward(images)
+
+
+def hungry(*, depth: float, width: float, resolution: int) -> nn.Module:
+    return Hungry(math.ceil(2 * depth), round(8 * width), 10)
+
+
+class Hungriest(Hungry):
+    """In its first."""
+
+    steps = 1
+
+
+def hungriest(*, depth: float, width: float, resolution: int) -> nn.Module:
+    return Hungriest(math.ceil(2 * depth), round(8 * width), 10)
+
+
 not_callable = 7

@@ -111,6 +111,7 @@ def test_what_a_kill_left_of_a_supernet_s_checkpoint_is_removed(finished: Path) 
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_the_plan_and_the_next_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _main(finished, "--trials", "4") == 0
     output = capsys.readouterr().out

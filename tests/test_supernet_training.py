@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,22 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(
     assert _equal(weights, finished[1])
 
 
+def test_without_a_whole_checkpoint_the_remedy_names_the_flag_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / checkpoint.NAME).write_bytes(b"torn")
+    with pytest.raises(checkpoint.CheckpointError, match=r"again, or choose another --run-dir\."):
+        JOB.train(tmp_path, print)
+
+
+def test_what_a_kill_left_half_written_is_removed(
+    tmp_path: Path, finished: tuple[Path, Any]
+) -> None:
+    for name in (checkpoint.NAME, checkpoint.PREVIOUS):
+        shutil.copy(finished[0] / name, tmp_path)
+    (tmp_path / f".{checkpoint.NAME}.4711.tmp").write_bytes(b"torn")
+    _finish(tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
 def test_finished_weights_are_not_trained_again(finished: tuple[Path, Any]) -> None:
     weights, lines = _finish(finished[0])
     assert lines[0] == "resume  the supernet after epoch 3 of 3"
@@ -203,6 +220,23 @@ def test_the_plan_tells_parameters_and_memory() -> None:
     assert lines[1].count(";") == 2
     assert JOB.seconds_of_training() > 0
     assert JOB.seconds_of_evaluation() > 0
+
+
+def test_row_4_a_lack_of_memory_names_the_remedy(tmp_path: Path) -> None:
+    """Of networks that ask for 96 TB of weights."""
+    reference = replace(SPACE.reference, head_width=10**12)
+    job = replace(JOB, space=replace(SPACE, reference=reference))
+    remedy = r"not enough memory .* can't allocate memory.* lower --batch-size"
+    for attempt in (job.seconds_of_training, lambda: job.train(tmp_path, print)):
+        with pytest.raises(UserError, match=remedy):
+            attempt()
+
+
+def test_training_that_diverges_names_the_remedy_in_its_estimate_too(tmp_path: Path) -> None:
+    job = replace(JOB, training=replace(training(), learning_rate=1e30))
+    for attempt in (job.seconds_of_training, lambda: job.train(tmp_path, print)):
+        with pytest.raises(UserError, match=r"diverged: .* A smaller --batch-size"):
+            attempt()
 
 
 @pytest.mark.slow

@@ -130,6 +130,14 @@ def test_row_18_a_training_goes_on_from_the_checkpoint_before_a_torn_one(
     _assert_same(whole, tmp_path)
 
 
+def test_row_18_without_a_whole_checkpoint_the_remedy_names_the_flag_of_a_training(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"torn")
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert "to start again, or choose another --out.\n" in capsys.readouterr().err
+
+
 def test_row_18_no_epoch_is_missing_in_the_history(
     command: list[str], whole: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +191,29 @@ def test_row_29_a_training_of_a_newer_format_is_refused(
         f"error: {tmp_path} was written in format 4 of efficientnet-search 7.0; this is format 3: "
         "update, or choose another --out.\n"
     )
+
+
+_DIGITS = ["--data", "digits", "--epochs", "3", "--batch-size", "128", "--threads", "1"]
+"""Of 1,437 images: 11 steps an epoch."""
+
+
+@pytest.mark.parametrize(
+    ("network", "more"),
+    [("hungriest", ["--dry-run"]), ("hungriest", []), ("hungry", [])],
+)
+def test_row_4_a_lack_of_memory_names_the_remedy(
+    network: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arch = f"tests.builders:{network}@8"
+    assert main(["--arch", arch, *_DIGITS, "--out", str(out), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: There is not enough memory (")
+    assert "can't allocate memory" in error
+    assert "Lower --batch-size (128), with another --out" in error
+    assert error.count("\n") == 1
+    state = checkpoint.load(out).state
+    assert (state and state["trainer"]["epoch"]) == (1 if network == "hungry" else None)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,8 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,9 +76,13 @@ class SupernetJob:
         return step + 4 * 4 * self._fresh().num_params
 
     def seconds_of_training(self) -> float:
-        """Estimated, from a few timed steps."""
+        """Estimated, from a few timed steps.
+
+        Raises:
+            UserError: Memory does not suffice, or the training diverged.
+        """
         train = self.training.data.train
-        with lack_of_memory(_REMEDY):
+        with _explained():
             step = seconds_per_image(
                 self._fresh(),
                 self.sandwich,
@@ -98,9 +103,17 @@ class SupernetJob:
         """Train from the newest checkpoint of `folder`, or from the start, to the end.
 
         Raises:
-            UserError: The folder holds weights that were trained otherwise, or training diverged.
+            UserError: The folder holds weights that were trained otherwise, memory does not
+                suffice, or the training diverged.
             CheckpointError: Its checkpoints cannot be read.
         """
+        with _explained():
+            trained = self._trained(folder, announce)
+        evaluator = self._evaluator(trained)
+        announce(self._learnt(evaluator))
+        return evaluator
+
+    def _trained(self, folder: Path, announce: Callable[[str], None]) -> Supernet:
         remove_leftovers(folder / checkpoint.NAME)
         device = choose_device(self.training.device)
         data = self.training.data.train
@@ -121,14 +134,7 @@ class SupernetJob:
             spent = saved["seconds"]
         start = time.monotonic() - spent
         while trainer.epoch < self.epochs:
-            try:
-                with lack_of_memory(_REMEDY):
-                    loss = trainer.run_epoch()
-            except DivergedError as error:
-                raise UserError(
-                    f"The supernet's training diverged: {error}. A smaller --batch-size lowers the "
-                    "learning rate with it."
-                ) from error
+            loss = trainer.run_epoch()
             spent = time.monotonic() - start
             state = {"conditions": self._all, "seconds": spent, "trainer": trainer.state()}
             checkpoint.save(folder, state)
@@ -137,9 +143,7 @@ class SupernetJob:
                 f" {trainer.epoch:>{len(str(self.epochs))}}/{self.epochs}   loss of the largest "
                 f"{loss:.4f}   eta {left}"
             )
-        evaluator = self._evaluator(trainer.supernet)
-        announce(self._learnt(evaluator))
-        return evaluator
+        return trainer.supernet
 
     @cached_property
     def envelope(self) -> Envelope:
@@ -207,6 +211,19 @@ class SupernetJob:
                 f"{folder} holds a supernet that was trained otherwise: {'; '.join(changes)}. "
                 "Restore that, or choose another --run-dir."
             )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What the user can do about a training that fails."""
+    try:
+        with lack_of_memory(_REMEDY):
+            yield
+    except DivergedError as error:
+        raise UserError(
+            f"The supernet's training diverged: {error}. A smaller --batch-size lowers the "
+            "learning rate with it."
+        ) from error
 
 
 def seconds_spent(folder: Path) -> float:

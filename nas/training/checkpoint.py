@@ -46,7 +46,7 @@ def save(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(folder: Path, flag: str = "--out") -> Loaded:
-    """Read the newest checkpoint that is whole, onto the CPU.
+    """Read the newest checkpoint that is whole, onto the CPU; no lock is needed.
 
     Args:
         folder: Of the training.
@@ -57,9 +57,10 @@ def load(folder: Path, flag: str = "--out") -> Loaded:
     """
     damaged = []
     for name in (NAME, PREVIOUS):
-        if not (folder / name).exists():
+        try:  # a training at work may be renaming it
+            content = (folder / name).read_bytes()
+        except FileNotFoundError:
             continue
-        content = (folder / name).read_bytes()
         body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
         if hashlib.sha256(body).digest() == digest:
             try:

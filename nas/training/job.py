@@ -92,13 +92,12 @@ def train(job: Job, folder: RunFolder) -> Trained:
         DivergedError: A loss is no finite number.
     """
     epochs, validation = job.recipe.epochs, job.data.validation
-    saved = resume(job, folder.path)
-    finished = saved["trainer"]["epoch"] if saved else 0
+    saved = _resume(job, folder.path)
     folder.start()
     if job.data.skipped:
         folder.write("skipped.txt", "\n".join(job.data.skipped) + "\n")
     network = job.network()
-    threads = _set_threads(job, saved, finished)
+    threads = _set_threads(job, saved)
     trainer = Trainer(
         network,
         job.data.train,
@@ -128,13 +127,19 @@ def train(job: Job, folder: RunFolder) -> Trained:
     return Trained(trainer.evaluable(), history)
 
 
-def resume(job: Job, folder: Path) -> dict[str, Any] | None:
-    """The state that the training goes on from; None at its first start.
+def plan(job: Job, folder: Path) -> None:
+    """Print what `train` would do; nothing is written, and no lock is needed.
 
     Raises:
-        UserError: The folder holds a training under other conditions.
-        CheckpointError: Its checkpoints cannot be read.
+        ValueError: It would be refused.
+        DivergedError: So soon that its timing tells.
     """
+    saved = _resume(job, folder)
+    job.network()  # refuses weights that do not fit
+    _set_threads(job, saved)
+
+
+def _resume(job: Job, folder: Path) -> dict[str, Any] | None:
     return checkpoint.resume(
         folder,
         folder,
@@ -144,7 +149,7 @@ def resume(job: Job, folder: Path) -> dict[str, Any] | None:
     )
 
 
-def show_plan(job: Job, pace: Pace, finished: int = 0) -> None:
+def _show_plan(job: Job, pace: Pace, finished: int) -> None:
     """Print what will be done, and how long it takes after `finished` epochs."""
     architecture, recipe, images = job.architecture, job.recipe, len(job.data.train)
     print(
@@ -182,7 +187,7 @@ def _write_history(folder: RunFolder, history: list[dict[str, Any]]) -> None:
     folder.write(HISTORY, pd.DataFrame(history).to_csv(index=False))
 
 
-def _set_threads(job: Job, saved: dict[str, Any] | None, finished: int) -> int:
+def _set_threads(job: Job, saved: dict[str, Any] | None) -> int:
     """As asked for, else as before the interruption, else as measured; shows the plan, if any.
 
     With another number of threads sums are made in another order, and round otherwise.
@@ -192,12 +197,13 @@ def _set_threads(job: Job, saved: dict[str, Any] | None, finished: int) -> int:
         threads = before
     if before is not None and threads != before:
         print(f"note    trained with {before} threads until here: the last bits may differ")
+    finished = saved["trainer"]["epoch"] if saved else 0
     left = finished < job.recipe.epochs
     if threads is None or left:
         pace = job.pace(threads)
         threads = pace.threads
         if left:
-            show_plan(job, pace, finished)
+            _show_plan(job, pace, finished)
     torch.set_num_threads(threads)
     return threads
 
