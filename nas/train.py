@@ -132,7 +132,7 @@ def run(settings: Settings, command: str) -> int:
         if settings.dry_run:
             _show(settings)
         else:
-            _run(settings)
+            _run(settings, command)
     except DivergedError as error:
         print(
             f"error: the training diverged, {error}. Lower --learning-rate "
@@ -140,10 +140,6 @@ def run(settings: Settings, command: str) -> int:
             file=sys.stderr,
         )
         return 1
-    except KeyboardInterrupt:
-        if not settings.dry_run:
-            print(f"\n^C      finished epochs are saved. Resume with: {command}")
-        raise
     return 0
 
 
@@ -169,12 +165,17 @@ def _show(settings: Settings) -> None:
     print("dry run: nothing was trained or written")
 
 
-def _run(settings: Settings) -> None:
+def _run(settings: Settings, command: str) -> None:
     with RunFolder(settings.out, "nas.train", "--out") as folder:
         job = prepare(settings)
-        if not _is_finished(job, settings.out):
+        if _is_finished(job, settings.out):
+            return
+        try:
             with _lack_of_memory(job):
                 _finish(job, _train(job, folder), folder)
+        except KeyboardInterrupt:
+            print(f"\n^C      finished epochs are saved. Resume with: {command}")
+            raise
 
 
 def _lack_of_memory(job: Job) -> AbstractContextManager[None]:
