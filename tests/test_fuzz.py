@@ -1,7 +1,7 @@
 """Whatever is in a file that others wrote, reading it ends in a value or in an error of our own.
 
 Valid files are changed at random, value by value and byte by byte. The short runs are the same
-every time; the long ones (`-m slow`) are not.
+every time; the long ones (`-m slow`) are so where `CI` is set, as in `.ci/run`.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ runs = pytest.mark.parametrize(
 def fuzz(examples: int, strategy: st.SearchStrategy[Any], read: Callable[[Any], None]) -> None:
     limits = settings(
         max_examples=examples,
-        derandomize=examples < 1000,
+        derandomize=examples < 1000 or settings().derandomize,
         database=None,
         suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
     )
@@ -274,7 +274,7 @@ def test_images(examples: int, tmp_path: Path) -> None:
         (reading,) = read_files([file], {0: out})
         assert reading.problem.isprintable()
         assert len(reading.problem) < 300
-        assert len(reading.digest) == 32
+        assert len(reading.digest) == (32 if content else 0)  # an empty file is not opened
 
     fuzz(4 * examples, IMAGES, read)
 

@@ -175,6 +175,8 @@ def test_a_dry_run_that_diverges_says_so_in_a_line(
     assert capsys.readouterr().err.startswith("error: the training diverged, ")
 
 
+# The interrupt may come after a file has been opened and before `with` has it.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_row_24_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
