@@ -76,6 +76,8 @@ def test_the_files_describe_the_model(finished: Path, data: Path) -> None:
     assert card["classes"] == list(CLASSES)
     assert card["preprocessing"]["resolution"] == 8
     assert card["preprocessing"]["interpolation"] == "bicubic"
+    assert card["preprocessing"]["crop"] == "central square"
+    assert card["preprocessing"]["colour"] == "RGB"
     assert card["preprocessing"]["range"] == [0, 1]
     assert card["weights_sha256"] == sha256(finished / "model.safetensors")
     assert card["recipe"]["flip"] is False

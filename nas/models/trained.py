@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.cli import UserError
+from nas.data.images import WORDS
 from nas.folder import RunFolder
 from nas.models.saved import CARD, read_json, sha256
 from nas.training.augment import MEAN, STD
@@ -51,8 +52,8 @@ def write_model(
             "resolution": network.architecture.resolution,
             "mean": list(MEAN),
             "std": list(STD),
-            "interpolation": "bicubic",
             "range": [0.0, 1.0],
+            **WORDS,
         },
         "metrics": metrics,
         "recipe": conditions["recipe"],
