@@ -443,6 +443,19 @@ def test_out_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "cannot be written" in _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
 
 
+class _Decides(nn.Module):
+    """Looks at values, which a graph cannot."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_what_cannot_be_followed_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ExportError, match=r"cannot follow the module .* decisions on tensors"):
+        formats.trace(_Decides().eval(), (3, 8, 8))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_compare_measures_differences() -> None:
     images = torch.eye(3)
     check = compare("x", lambda x: x + 1e-5, nn.Identity(), images)
