@@ -22,6 +22,8 @@ from search_spaces.zoo import file_argument
 
 WEIGHTS = "model.safetensors"
 
+_SPLITS = ("validation", "test")
+
 Metrics = dict[str, float | None]
 """By name; None where the data have no such split."""
 
@@ -80,11 +82,21 @@ def finished_training(folder: Path) -> Finished | None:
     fields = read_json(card)
     if not {"conditions", "recipe", "metrics"} <= fields.keys():
         raise UserError(f"{card} is not of a training. Choose another --out, or move it.")
-    if not all(isinstance(fields[key], dict) for key in ("conditions", "recipe", "metrics")):
+    are_objects = all(isinstance(fields[key], dict) for key in ("conditions", "recipe", "metrics"))
+    if not are_objects or not _reportable(fields["metrics"]):
         raise UserError(f"{card} is damaged. Choose another --out, or move it.")
     if not weights.is_file() or sha256(weights) != fields.get("weights_sha256"):
         return None
     return Finished({**fields["conditions"], "recipe": fields["recipe"]}, fields["metrics"])
+
+
+def _reportable(metrics: Mapping[str, Any]) -> bool:
+    """Whether `report` finds its numbers."""
+    names = [f"{split}_{of}" for split in _SPLITS for of in ("accuracy", "majority_share")]
+    return metrics.keys() >= set(names) and all(
+        value is None or (isinstance(value, float | int) and 0 <= value <= 1)
+        for value in map(metrics.get, names)
+    )
 
 
 def report(folder: Path, metrics: Metrics) -> None:
