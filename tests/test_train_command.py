@@ -281,6 +281,31 @@ def test_row_23_a_changed_image_is_refused(
     assert "data was" in capsys.readouterr().err
 
 
+def test_images_in_a_folder_of_another_name_are_the_same_data(
+    arch: Path, data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    renamed = shutil.copytree(data, tmp_path / "renamed")
+    assert main(flags(arch, renamed, out)) == 0
+    assert "finished; nothing was repeated" in capsys.readouterr().out
+    (out / "model.json").unlink()  # now by the checkpoint alone
+    assert main(flags(arch, renamed, out)) == 0
+    assert "after epoch 3 of 3" in capsys.readouterr().out
+    assert json.loads((out / "model.json").read_text())["conditions"]["data"].startswith("renamed")
+
+
+def test_a_test_set_of_one_class_is_called_so(
+    arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    for name in ("one", "zero"):
+        shutil.rmtree(copy / "test" / name)
+    assert main(flags(arch, copy, tmp_path / "out", 1)) == 0
+    printed = capsys.readouterr().out
+    assert "WARNING the test images are all of one class" in printed
+    assert "learned nothing" not in printed
+
+
 def test_a_model_of_another_program_is_not_overwritten(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,7 +108,11 @@ def report(folder: Path, metrics: Metrics) -> None:
         return
     note = "" if name == "test" else "validation, for there is no test split: "
     print(f"test    {note}accuracy {value:.4f} · most frequent class {majority:.4f}")
-    if value <= majority:
+    if majority == 1:
+        print(
+            f"WARNING the {name} images are all of one class: what they say of accuracy is little"
+        )
+    elif value <= majority:
         print(
             f"WARNING {folder} is no better than always answering the most frequent class: the "
             "network learned nothing useful. Train longer, or change --learning-rate."

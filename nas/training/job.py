@@ -179,9 +179,14 @@ def _show_plan(job: Job, pace: Pace, finished: int) -> None:
 def refuse_changes(job: Job, old: Mapping[str, Any], folder: Path) -> None:
     """Raise unless `old`, which a folder says of itself, are the conditions of this training.
 
+    The same images in a folder of another name are the same data.
+
     Raises:
         UserError: They differ; the message names how.
     """
+    fingerprint = f"({job.data.fingerprint})"
+    if str(old.get("data")).endswith(fingerprint):
+        old = {**old, "data": job.conditions["data"]}
     changes = differences(old, job.conditions)
     if changes:
         raise UserError(
