@@ -197,6 +197,7 @@ def test_output_is_short_and_names_the_files(
     assert "opset" in lines[1]
     assert "MB" in lines[2]
     assert snippet(tmp_path / "out" / "model.onnx", SMALL) in out
+    assert lines[4] == "run it, on images prepared as `preprocessing` in model.json says"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P"])
