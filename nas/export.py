@@ -106,7 +106,10 @@ def run(settings: Settings) -> int:
         print(_report(settings.out, files[name]))
     _notice_leftovers(settings.out, formats)
     print(f"wrote   {settings.out / CARD}")
-    print(f"run it\n{snippet(settings.out / FORMATS[formats[0]].file, model.architecture)}")
+    known = f", on images prepared as `preprocessing` in {CARD} says" * bool(
+        model.card.preprocessing
+    )
+    print(f"run it{known}\n{snippet(settings.out / FORMATS[formats[0]].file, model.architecture)}")
     return 0
 
 

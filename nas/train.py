@@ -85,7 +85,7 @@ class Settings:
     init_weights: Path | None = None
     """Start from these weights, a safetensors file in our, timm's or torchvision's naming; with
     your own builder, of the very same network. The classifier starts anew where the number of
-    classes differs."""
+    classes differs, or the file has none."""
     seed: int = 0
     """Fixes every draw."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -217,7 +217,7 @@ def _check(
     if not problems:
         return
     built = isinstance(architecture, BuiltNetwork)
-    only_shapes = not (built or missing or unexpected)
+    only_shapes = not (built or missing or unexpected) and given[different[0]].ndim
     if only_shapes and all(name.startswith(_CLASSIFIER) for name in different):
         raise WeightsError(
             f"The weights tell {len(given[different[0]])} classes apart, {architecture.name} "

@@ -119,7 +119,8 @@ def test_a_new_rule_of_scaling_is_validated(extended: Path) -> None:
 
 
 def test_the_readme_uses_a_sampler_alone() -> None:
-    (example,) = re.findall(r"```python\n(.*?ModelGuidedSampler.*?)```", README, re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = (example for example in examples if "ModelGuidedSampler" in example)
     assert "MBConv1" in run(ROOT, "-W", "error", "-c", example)
 
 

@@ -11,24 +11,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
+from PIL import Image
 from torch import Tensor, nn
 
+from nas.data.images import store
 from nas.export import main, snippet
 from nas.folder import RunFolder
 from nas.models import formats
 from nas.models.formats import ExportError, compare
 from nas.models.saved import load_model
+from nas.training.augment import normalise
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.weights import save_weights
 from search_spaces.zoo import ZOO, load_architecture
 from tests.models import CLASSES, EVERY_OP, MEAN, SMALL, STD, bare, network, trained
 from tests.strategies import architectures
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 def _export(*args: object) -> int:
@@ -191,6 +197,33 @@ def test_output_is_short_and_names_the_files(
     assert "opset" in lines[1]
     assert "MB" in lines[2]
     assert snippet(tmp_path / "out" / "model.onnx", SMALL) in out
+    assert lines[4] == "run it, on images prepared as `preprocessing` in model.json says"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P"])
+@pytest.mark.parametrize("shape", [(32, 32), (75, 40), (41, 90), (300, 3), (1, 9)])
+def test_the_readmes_example_prepares_images_as_training_does(
+    exported: Path, tmp_path: Path, mode: str, shape: tuple[int, int]
+) -> None:
+    (example,) = re.findall(r"```python\n(import json\n.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    assert example.count('"runs/photos-b2"') == 1
+    exec(example.replace('"runs/photos-b2"', repr(str(exported))), names)
+    noise = np.random.default_rng(5).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = tmp_path / "image.tiff"
+    Image.fromarray(noise).convert(mode).save(file, exif=turned)
+
+    stored = np.empty((3, 32, 32), np.uint8)
+    with Image.open(file) as image:
+        store(image, stored)
+    cpu = torch.device("cpu")
+    expected = normalise(torch.from_numpy(stored)[None], cpu, tuple(MEAN), tuple(STD))
+    torch.testing.assert_close(torch.from_numpy(names["pixels"](file)), expected)
+    with torch.no_grad():
+        answer = CLASSES[int(network(EVERY_OP)(expected).argmax())]
+    assert names["classify"](file) == answer
 
 
 def test_included_preprocessing_normalises_inside(tmp_path: Path, images: Tensor) -> None:
@@ -409,6 +442,19 @@ def test_out_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixt
     weights = trained(tmp_path / "run", SMALL)
     (tmp_path / "out").write_text("")
     assert "cannot be written" in _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
+
+
+class _Decides(nn.Module):
+    """Looks at values, which a graph cannot."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_what_cannot_be_followed_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ExportError, match=r"cannot follow the module .* decisions on tensors"):
+        formats.trace(_Decides().eval(), (3, 8, 8))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_compare_measures_differences() -> None:

@@ -24,7 +24,7 @@ from nas.data.dataset import DataError, load_for_search, load_for_training, nati
 from nas.data.images import read_files
 from nas.folder import RunFolder
 from nas.models.saved import CARD, ModelError, load_model
-from nas.models.trained import WEIGHTS, finished_training, write_model
+from nas.models.trained import WEIGHTS, Metrics, finished_training, report, write_model
 from scaling_search.compound import ScalingError
 from scaling_search.constants import read_constants
 from search_spaces.architecture import Architecture, ArchitectureError
@@ -202,8 +202,12 @@ def trained(tmp_path: Path) -> Path:
     """A folder as a training leaves it."""
     classes = [f"class {i}" for i in range(TINY.num_classes)]
     conditions = {"recipe": {"epochs": 1}, "seed": 0}
+    numbers = ("accuracy", "majority_share")
+    metrics: Metrics = {f"{split}_{of}": 0.5 for split in ("validation", "test") for of in numbers}
     with RunFolder(tmp_path) as folder:
-        write_model(folder, module_of(TINY), classes=classes, conditions=conditions, metrics={})
+        write_model(
+            folder, module_of(TINY), classes=classes, conditions=conditions, metrics=metrics
+        )
     return tmp_path
 
 
@@ -227,8 +231,9 @@ def test_model_json_of_a_training(examples: int, trained: Path) -> None:
         card.write_bytes(content)
         with contextlib.suppress(ModelError, UserError):
             found = finished_training(trained)
-            assert found is None or isinstance(found.metrics, dict)
-            assert found is None or isinstance(found.conditions, dict)
+            if found is not None:
+                assert isinstance(found.conditions, dict)
+                report(trained, found.metrics)
 
     fuzz(examples, files_like(card.read_text()), read)
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
+from torchvision.models import efficientnet_b0 as torchvision_b0
 
 from nas.data.dataset import load_for_training
 from nas.models.saved import load_model, sha256
@@ -29,10 +32,11 @@ from nas.training import checkpoint
 from nas.training.pace import choose_threads
 from nas.training.score import accuracy
 from search_spaces.files import exclusive
-from search_spaces.zoo import load_architecture
+from search_spaces.zoo import efficientnet_b0, load_architecture
 from tests.models import tiny
 
 CLASSES = ("one", "two", "zero")
+WEIGHT, BIAS = (f"classifier.branch.fc.linear.{name}" for name in ("weight", "bias"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,8 @@ def test_the_files_describe_the_model(finished: Path, data: Path) -> None:
     assert card["classes"] == list(CLASSES)
     assert card["preprocessing"]["resolution"] == 8
     assert card["preprocessing"]["interpolation"] == "bicubic"
+    assert card["preprocessing"]["crop"] == "central square"
+    assert card["preprocessing"]["colour"] == "RGB"
     assert card["preprocessing"]["range"] == [0, 1]
     assert card["weights_sha256"] == sha256(finished / "model.safetensors")
     assert card["recipe"]["flip"] is False
@@ -275,6 +281,31 @@ def test_row_23_a_changed_image_is_refused(
     assert "data was" in capsys.readouterr().err
 
 
+def test_images_in_a_folder_of_another_name_are_the_same_data(
+    arch: Path, data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    renamed = shutil.copytree(data, tmp_path / "renamed")
+    assert main(flags(arch, renamed, out)) == 0
+    assert "finished; nothing was repeated" in capsys.readouterr().out
+    (out / "model.json").unlink()  # now by the checkpoint alone
+    assert main(flags(arch, renamed, out)) == 0
+    assert "after epoch 3 of 3" in capsys.readouterr().out
+    assert json.loads((out / "model.json").read_text())["conditions"]["data"].startswith("renamed")
+
+
+def test_a_test_set_of_one_class_is_called_so(
+    arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    for name in ("one", "zero"):
+        shutil.rmtree(copy / "test" / name)
+    assert main(flags(arch, copy, tmp_path / "out", 1)) == 0
+    printed = capsys.readouterr().out
+    assert "WARNING the test images are all of one class" in printed
+    assert "learned nothing" not in printed
+
+
 def test_a_model_of_another_program_is_not_overwritten(
     arch: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +313,25 @@ def test_a_model_of_another_program_is_not_overwritten(
     assert main(flags(arch, data, tmp_path)) == 2
     assert "is not of a training" in capsys.readouterr().err
     assert (tmp_path / "model.json").read_text() == "{}"
+
+
+ALL = {f"{s}_{of}": 0.5 for s in ("test", "validation") for of in ("accuracy", "majority_share")}
+
+
+@pytest.mark.parametrize("metrics", [{}, {"test_accuracy": 0.5}, ALL | {"test_accuracy": "x"}, []])
+def test_a_card_without_its_metrics_is_refused(
+    arch: Path,
+    data: Path,
+    finished: Path,
+    tmp_path: Path,
+    metrics: object,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    card = json.loads((out / "model.json").read_text())
+    (out / "model.json").write_text(json.dumps({**card, "metrics": metrics}))
+    assert main(flags(arch, data, out)) == 2
+    assert "model.json is damaged. Choose another --out, or move it." in capsys.readouterr().err
 
 
 def test_row_19_damaged_weights_are_made_again_from_the_checkpoint(
@@ -318,6 +368,54 @@ def test_weights_of_other_classes_start_a_new_classifier(
     (tmp_path / "file").write_bytes(b"no weights")
     more = ("--init-weights", str(tmp_path / "file"), "--dry-run")
     assert main(flags(arch, data, tmp_path / "none", 1, *more)) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "printed"),
+    [
+        ({WEIGHT: None, BIAS: None}, "(own naming; the classifier starts anew)"),
+        ({BIAS: torch.tensor(1.0)}, f"of another shape {BIAS} () instead of (3,)"),
+        ({"classifier.1.steps": torch.tensor(1)}, "unexpected classifier.1.steps"),
+        ({BIAS: torch.tensor([1, math.nan, 1])}, f"not finite, in {BIAS} and 0 other tensors"),
+    ],
+)
+def test_odd_weights_are_taken_or_explained(
+    arch: Path,
+    data: Path,
+    finished: Path,
+    tmp_path: Path,
+    changes: dict[str, torch.Tensor | None],
+    printed: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = load_file(finished / "model.safetensors") | changes
+    path = tmp_path / "weights.safetensors"
+    save_file({name: tensor for name, tensor in state.items() if tensor is not None}, path)
+    more = ("--init-weights", str(path), "--dry-run")
+    status = main(flags(arch, data, tmp_path / "out", 1, *more))
+    captured = capsys.readouterr()
+    assert printed in (captured.err if status else captured.out)
+    assert status == (0 if None in changes.values() else 2)
+
+
+@pytest.mark.parametrize(("eps", "notes"), [(1e-3, 1), (1e-5, 0)])
+def test_foreign_weights_do_not_tell_their_norm_eps(
+    eps: float, notes: int, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    b0 = replace(efficientnet_b0(), resolution=8, norm_eps=eps)
+    (tmp_path / "b0.json").write_text(b0.to_json())
+    save_file(torchvision_b0().state_dict(), tmp_path / "b0.safetensors")
+    more = (
+        "--init-weights",
+        str(tmp_path / "b0.safetensors"),
+        "--dry-run",
+        "--learning-rate",
+        "1e-9",
+    )
+    assert main(flags(tmp_path / "b0.json", data, tmp_path / "out", 1, *more)) == 0
+    printed = capsys.readouterr().out
+    assert "(torchvision naming; the classifier starts anew)" in printed
+    assert printed.count("trained with norm_eps 1e-05, efficientnet-b0 has 0.001") == notes
 
 
 def test_a_network_that_learned_nothing_is_called_so(

@@ -24,6 +24,15 @@ from nas.untrusted import printable
 
 RULE = 1
 """Version of the rule: a higher one where the same file becomes other pixels than before."""
+WORDS: dict[str, str | bool] = {
+    "colour": "RGB",
+    "orientation": "EXIF applied",
+    "transparency": "on white",
+    "crop": "central square",
+    "interpolation": "bicubic",
+    "antialias": True,
+}
+"""The rule as a model.json tells it to who prepares images elsewhere."""
 MAX_PIXELS = 50_000_000
 """Larger images are refused by their header: a file of 48 KB can unfold into gigabytes."""
 MAX_BYTES = 8 * MAX_PIXELS

@@ -8,7 +8,7 @@ import io
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,10 @@ OUTPUT = "logits"
 _MAX_ONNX_BYTES = 2**31 - 1
 """Protocol buffers, and so an ONNX file, hold less than 2 GiB."""
 _BATCH = ({0: Dim("batch")},)
-_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_NOISY_LOGGERS = (
+    *("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes"),
+    *("onnxscript", "onnx_ir"),
+)
 
 TOLERANCE = 1e-4
 """Largest accepted difference of logits, as a share of the largest logit of the batch."""
@@ -96,7 +99,9 @@ def trace(network: nn.Module, image_shape: tuple[int, int, int]) -> ExportedProg
         # Batch 2: torch.export treats sizes 0 and 1 as constants.
         example = (torch.zeros(2, *image_shape),)
         try:
-            program = torch.export.export(network, example, dynamic_shapes=_BATCH)
+            # Of what it cannot follow, torch prints whole graphs before it raises.
+            with _quiet(), redirect_stderr(io.StringIO()):
+                program = torch.export.export(network, example, dynamic_shapes=_BATCH)
         except Exception as error:
             first = str(error).strip().partition("\n")[0]
             raise ExportError(
@@ -239,7 +244,7 @@ FORMATS: dict[Format, FileFormat] = {
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the ONNX exporter's loggers; its failures raise, or show in the opset."""
+    """Silence the exporters' loggers; their failures raise, or show in the opset."""
     levels = {name: logging.getLogger(name).level for name in _NOISY_LOGGERS}
     try:
         for name in levels:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nas.cli import UserError
+from nas.data.images import WORDS
 from nas.folder import RunFolder
 from nas.models.saved import CARD, read_json, sha256
 from nas.training.augment import MEAN, STD
@@ -20,6 +21,8 @@ from search_spaces.weights import weights_bytes
 from search_spaces.zoo import file_argument
 
 WEIGHTS = "model.safetensors"
+
+_SPLITS = ("validation", "test")
 
 Metrics = dict[str, float | None]
 """By name; None where the data have no such split."""
@@ -51,8 +54,8 @@ def write_model(
             "resolution": network.architecture.resolution,
             "mean": list(MEAN),
             "std": list(STD),
-            "interpolation": "bicubic",
             "range": [0.0, 1.0],
+            **WORDS,
         },
         "metrics": metrics,
         "recipe": conditions["recipe"],
@@ -79,11 +82,21 @@ def finished_training(folder: Path) -> Finished | None:
     fields = read_json(card)
     if not {"conditions", "recipe", "metrics"} <= fields.keys():
         raise UserError(f"{card} is not of a training. Choose another --out, or move it.")
-    if not all(isinstance(fields[key], dict) for key in ("conditions", "recipe", "metrics")):
+    are_objects = all(isinstance(fields[key], dict) for key in ("conditions", "recipe", "metrics"))
+    if not are_objects or not _reportable(fields["metrics"]):
         raise UserError(f"{card} is damaged. Choose another --out, or move it.")
     if not weights.is_file() or sha256(weights) != fields.get("weights_sha256"):
         return None
     return Finished({**fields["conditions"], "recipe": fields["recipe"]}, fields["metrics"])
+
+
+def _reportable(metrics: Mapping[str, Any]) -> bool:
+    """Whether `report` finds its numbers."""
+    names = [f"{split}_{of}" for split in _SPLITS for of in ("accuracy", "majority_share")]
+    return metrics.keys() >= set(names) and all(
+        value is None or (isinstance(value, float | int) and 0 <= value <= 1)
+        for value in map(metrics.get, names)
+    )
 
 
 def report(folder: Path, metrics: Metrics) -> None:
@@ -95,7 +108,11 @@ def report(folder: Path, metrics: Metrics) -> None:
         return
     note = "" if name == "test" else "validation, for there is no test split: "
     print(f"test    {note}accuracy {value:.4f} · most frequent class {majority:.4f}")
-    if value <= majority:
+    if majority == 1:
+        print(
+            f"WARNING the {name} images are all of one class: what they say of accuracy is little"
+        )
+    elif value <= majority:
         print(
             f"WARNING {folder} is no better than always answering the most frequent class: the "
             "network learned nothing useful. Train longer, or change --learning-rate."

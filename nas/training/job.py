@@ -19,13 +19,17 @@ from nas.training.parts import build_network
 from nas.training.recipe import Recipe
 from nas.training.score import NORM_IMAGES, accuracy
 from nas.training.trainer import Trainer
+from nas.untrusted import printable
 from search_spaces.builder import AnyNetwork, BuiltNetwork
 from search_spaces.cost import count
 from search_spaces.files import differences
 from search_spaces.network import AnyModule
-from search_spaces.weights import load_weights, read_weights
+from search_spaces.weights import Naming, load_weights, read_weights
 
 HISTORY = "history.csv"
+
+_FOREIGN_EPS = 1e-5
+"""Of batch norm in timm's efficientnet_ networks and in torchvision's B0 to B4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +56,12 @@ class Job:
         network = build_network(self.architecture, self.seed)
         if self.init_weights is not None:
             state = read_weights(self.init_weights)
+            _refuse_useless(state, self.init_weights)
             reset = _other_classes(state, self.architecture)
             naming = load_weights(network, state, reset_classifier=reset)
-            print(f"init    {self.init_weights} ({naming} naming)")
+            classifier = "; the classifier starts anew" if reset else ""
+            print(f"init    {self.init_weights} ({naming} naming{classifier})")
+            _notice_other_rules(self.architecture, naming)
         return network
 
     def pace(self, threads: int | None) -> Pace:
@@ -172,9 +179,14 @@ def _show_plan(job: Job, pace: Pace, finished: int) -> None:
 def refuse_changes(job: Job, old: Mapping[str, Any], folder: Path) -> None:
     """Raise unless `old`, which a folder says of itself, are the conditions of this training.
 
+    The same images in a folder of another name are the same data.
+
     Raises:
         UserError: They differ; the message names how.
     """
+    fingerprint = f"({job.data.fingerprint})"
+    if str(old.get("data")).endswith(fingerprint):
+        old = {**old, "data": job.conditions["data"]}
     changes = differences(old, job.conditions)
     if changes:
         raise UserError(
@@ -219,11 +231,40 @@ def _epoch_line(history: list[dict[str, Any]], epochs: int, left: float) -> str:
 
 
 def _other_classes(state: Mapping[str, torch.Tensor], architecture: AnyNetwork) -> bool:
-    """Whether the classifier of `state`, in whatever naming, is for another number of classes.
+    """Whether `state`, in whatever naming, has no classifier, or one for another number of classes.
 
     Where a builder's classifier is, only the builder knows.
     """
-    return not isinstance(architecture, BuiltNetwork) and any(
-        name.startswith("classifier.") and len(tensor) != architecture.num_classes
-        for name, tensor in state.items()
+    if isinstance(architecture, BuiltNetwork):
+        return False
+    classifier = [tensor for name, tensor in state.items() if name.startswith("classifier.")]
+    return not classifier or any(
+        tensor.ndim and len(tensor) != architecture.num_classes for tensor in classifier
     )
+
+
+def _refuse_useless(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """
+    Raises:
+        UserError: The training would diverge at once, whatever its learning rate.
+    """
+    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if bad:
+        raise UserError(
+            f"{path} has numbers that are not finite, in {printable(bad[0], 80)} and "
+            f"{len(bad) - 1} other tensors: a training diverged. Start from other weights."
+        )
+
+
+def _notice_other_rules(architecture: AnyNetwork, naming: Naming) -> None:
+    """Say what foreign weights do not tell of the network that they were trained in."""
+    if naming == "own" or isinstance(architecture, BuiltNetwork):
+        return
+    if architecture.norm_eps != _FOREIGN_EPS:
+        print(
+            f"note    timm's efficientnet_ and torchvision's B0 to B4 were trained with norm_eps "
+            f"{_FOREIGN_EPS:g}, {architecture.name} has {architecture.norm_eps:g}: change it in a "
+            "copy of its JSON if these are theirs"
+        )
+    if naming == "timm":
+        print("note    timm's tf_ weights want TensorFlow's padding, which no network here has")
