@@ -168,18 +168,24 @@ class RunFolder:
     def compare(self, conditions: Mapping[str, Any]) -> bool:
         """Whether the folder holds a run already; nothing is written, and no lock is needed.
 
+        Images of one `fingerprint` are the same `data`, whatever their folder is called now.
+
         Raises:
             UserError: The run was started under other conditions; the message names them.
         """
         self._manifest = self._read()
         old = self._conditions()
         new = json.loads(json.dumps(dict(conditions)))
-        if old is not None and (changes := differences(old, new)):
+        if old is None:
+            return False
+        if "fingerprint" in old and old["fingerprint"] == new.get("fingerprint"):
+            old["data"] = new.get("data")
+        if changes := differences(old, new):
             raise UserError(
                 f"{self.path} was started with other conditions: {'; '.join(changes)}. "
                 f"Its trials would not compare. Restore them, or choose a new {self._flag}."
             )
-        return old is not None
+        return True
 
     def check(self) -> None:
         """Refuse the manifest as `__enter__` does; nothing is written, and no lock is needed.

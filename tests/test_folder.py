@@ -267,6 +267,14 @@ def test_changed_conditions_are_refused(
         assert (tmp_path / "config.json").read_text() == before
 
 
+def test_images_in_a_folder_of_another_name_are_the_same_data(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        folder.bind({**CONDITIONS, "data": "photos", "fingerprint": "ab12"}, {})
+        assert folder.bind({**CONDITIONS, "data": "moved", "fingerprint": "ab12"}, {}) is True
+        with pytest.raises(UserError, match="data was 'moved', now 'x'; fingerprint was 'ab12'"):
+            folder.bind({**CONDITIONS, "data": "x", "fingerprint": "cd34"}, {})
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}'])
 def test_an_unreadable_config_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
