@@ -1,5 +1,6 @@
 """The flags of scaling_search.family, and what they ask for: members, constants, a baseline."""
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,9 @@ class Settings:
         values = sorted(set(asked))
         if not values:
             raise cli.UserError(f"{flag} needs at least one number.")
+        if not all(0 < value < math.inf for value in values):
+            got = " ".join(f"{value:g}" for value in values)
+            raise cli.UserError(f"{flag} needs numbers above 0; got {got}.")
         if len({cli.format_number(value) for value in values}) < len(values):
             raise cli.UserError(
                 f"Two values of {flag} agree in four digits, so their files would have one name; "

@@ -82,7 +82,8 @@ class Plan:
         }
         if settings.full:
             return FullGrid(**shared)
-        budget = settings.trials or default_budget(len(self.candidates), settings.seeds)
+        number, seeds = len(self.candidates), settings.seeds
+        budget = min(settings.trials or default_budget(number, seeds), number * seeds)
         return Race(**shared, budget=budget, at_once=self.workers.count)
 
     def describe(self) -> list[str]:

@@ -315,7 +315,7 @@ def test_members_of_an_earlier_run_are_named(
         ([*PAPER, "--phi"], "--phi needs at least one number."),
         ([*PAPER, "--target-flops"], "--target-flops needs at least one number."),
         ([*PAPER, "--target-flops", "1G", "1.00001G"], "agree in four digits"),
-        ([*PAPER, "--target-flops", "-1"], "`target > 0` and finite must hold; got -1"),
+        ([*PAPER, "--target-flops", "-1"], "--target-flops needs numbers above 0; got -1."),
         ([*PAPER, "--target-flops", "1"], "does not bring its multiply-adds to 1:"),
         ([*PAPER, "--target-flops", "1G", "--target-memory", "1G"], "Members are asked for in one"),
         ([*PAPER, "--target-flops", "1G", "--phi", "1"], "got --target-flops and --phi."),

@@ -138,6 +138,14 @@ def test_a_budget_of_trials_is_kept(tmp_path: Path, baseline: Path, calls: Path)
     assert len(calls.read_text().splitlines()) <= 12
 
 
+def test_more_trials_than_there_are_trainings_are_no_plan(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--trials", "1000", "--seeds", "2", "--dry-run"]
+    assert main(arguments(baseline, tmp_path / "run", *flags)) == 0
+    assert "plan    a race of at most 18 of 18 trainings" in capsys.readouterr().out
+
+
 def test_hours_end_the_race_and_the_same_command_goes_on(
     tmp_path: Path,
     baseline: Path,
@@ -276,7 +284,6 @@ def test_a_dry_run_measures_and_writes_nothing(
     ("flags", "message"),
     [
         (["--step", "0"], "`step > 0`"),
-        (["--max-alpha", "0.5"], "must hold for alpha; got 1.0, 0.5."),
         (["--tolerance", "0.001"], "Raise the tolerance, take a smaller step, or widen the bounds"),
         (["--baseline", "b9"], "'b9' is neither a file nor a network of the zoo"),
         (["--evaluator", "tests.grid_evaluators"], "must have the form my_module:function"),
@@ -304,6 +311,7 @@ def test_what_cannot_be_is_one_line(
     [
         *(["--seeds", "0"], ["--epochs", "0"], ["--seed", "-1"], ["--trials", "0"]),
         *(["--seed", str(2**32)], ["--hours", "inf"], ["--hours", "1e308"]),
+        *(["--max-alpha", "0.5"], ["--max-beta", "nan"], ["--max-gamma", "inf"]),
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -321,6 +329,21 @@ def test_a_ratio_that_is_no_growth_is_refused(
     with pytest.raises(SystemExit, match="2"):
         main([*arguments(baseline, tmp_path / "run"), "--ratio", ratio, "--tolerance", "0.5"])
     assert "`--ratio` must be above 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ratio", "tolerance"), [("1.05", "0.05"), ("2", "0.5")])
+def test_a_tolerance_that_admits_no_growth_is_refused(
+    ratio: str,
+    tolerance: str,
+    tmp_path: Path,
+    baseline: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rounding makes networks of the baseline's cost, whose share of width is 1."""
+    flags = ["--ratio", ratio, "--tolerance", tolerance]
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments(baseline, tmp_path / "run"), *flags])
+    assert f"`--ratio {ratio}` with `--tolerance {tolerance}`" in capsys.readouterr().err
 
 
 def test_a_cost_that_takes_long_is_announced(
