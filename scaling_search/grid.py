@@ -182,7 +182,9 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
         **plan.task.conditions,
     }
     baseline = {"name": plan.base.name, "digest": plan.base.digest}
-    made = content(fit, baseline, evidence, remedies(fit, settings.ratio), settings.ratio)
+    left_out = plan.found - len(plan.candidates)
+    advice = remedies(fit, settings.ratio, left_out)
+    made = content(fit, baseline, evidence, advice, settings.ratio)
     folder.write("constants.json", to_json(made))
     folder.write("grid.csv", csv_text(grid_frame(fit)))
     folder.write("grid.png", triangle_plot(fit))
@@ -190,7 +192,7 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     for line in _notes(plan, trained):
         print(f"note    {line}")
     majority = plan.task.majority if plan.task.training else None
-    for line in summary(fit, majority, settings.ratio):
+    for line in summary(fit, majority, settings.ratio, left_out):
         print(line)
     print(f"wrote   {folder.path}/constants.json, grid.csv, grid.png, trials.csv")
     for name in ("family", "validate"):
