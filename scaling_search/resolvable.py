@@ -74,23 +74,17 @@ class Coverage:
         )
 
 
-def depth_steps(
-    base: AnyNetwork, ratio: float, rounding: Rounding | None = None
-) -> list[DistinctStep]:
-    """The distinct depths, besides the base's, that fit into `ratio` times its multiply-adds.
-
-    Args:
-        base: The network to scale.
-        ratio: Multiply-adds with depth scaled alone, at most.
-        rounding: None: as `scale` rounds.
-    """
-    return distinct_steps(base, "depth", ratio, rounding)
-
-
 def distinct_steps(
     base: AnyNetwork, axis: str, ratio: float, rounding: Rounding | None = None
 ) -> list[DistinctStep]:
-    """As `depth_steps`, for `depth`, `width` or `resolution`."""
+    """The distinct values of a dimension, besides the base's, within `ratio` times its cost.
+
+    Args:
+        base: The network to scale.
+        axis: `depth`, `width` or `resolution`.
+        ratio: Multiply-adds with this dimension scaled alone, at most.
+        rounding: None: as `scale` rounds.
+    """
     macs = MACS(base)
 
     def network(coefficients: Coefficients) -> AnyNetwork:
