@@ -67,7 +67,8 @@ class Settings:
     depth_rounding: Literal["ceil", "round"] | None = None
     """Repeats are rounded up (ceil, as published) or half up. Default: ceil; round if phi < 0."""
     resolution_step: int | None = None
-    """Pixels that resolutions are a multiple of. Default: 8 at 224 px, less for smaller images."""
+    """Pixels that resolutions are a multiple of. Default: 8 at 224 px, less for smaller images. A
+    builder whose module takes multiples of 16 px alone, as with patches of 16, needs 16."""
     compare_released: bool = False
     """Print which phi of these coefficients EfficientNet's B1 to B7 would have."""
     measure: bool = True

@@ -122,6 +122,7 @@ def resolvability(
 
     A dimension is resolved by at least `FEWEST_STEPS` scaled values, and shares not farther apart
     than `LARGEST_GAP`. Of a user's builder only depth is looked at: each network has to be built.
+    What the grid's bounds keep at one value is not asked to resolve anything.
 
     Returns:
         Two lines for each dimension that is not resolved.
@@ -132,7 +133,8 @@ def resolvability(
         return []
     lines: list[str] = []
     for name, axis in zip(COEFFICIENTS, AXES, strict=True):
-        if axis != "depth" and not isinstance(base, Architecture):
+        low, high = getattr(grid, name) or (1.0, math.inf)
+        if low == high or (axis != "depth" and not isinstance(base, Architecture)):
             continue
         now = _coverage(base, axis, grid, rounding)
         if not now.fine:

@@ -5,7 +5,7 @@ import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -346,7 +346,12 @@ def test_a_tolerance_that_admits_no_growth_is_refused(
     assert f"`--ratio {ratio}` with `--tolerance {tolerance}`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("base", "cost"), [("tiny", "memory"), ("tests.builders:plain@16", "macs")]
+)
 def test_a_cost_that_takes_long_is_announced(
+    base: str,
+    cost: Literal["memory", "macs"],
     tmp_path: Path,
     baseline: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -359,14 +364,14 @@ def test_a_cost_that_takes_long_is_announced(
 
     monkeypatch.setattr("scaling_search.grid_plan.find_candidates", interrupted)
     settings = Settings(
-        baseline=str(baseline),
+        baseline=str(baseline) if base == "tiny" else base,
         evaluator="tests.grid_evaluators:peaked",
         run_dir=tmp_path / "run",
-        cost="memory",
+        cost=cost,
     )
     with pytest.raises(KeyboardInterrupt):
         prepare(settings)
-    assert capsys.readouterr().out.startswith("search  memory of up to some 300 networks")
+    assert capsys.readouterr().out.startswith(f"search  {cost} of up to some 300 networks")
 
 
 def test_images_are_stored_with_the_pixels_that_the_finest_network_sees(

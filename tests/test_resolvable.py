@@ -52,6 +52,11 @@ def test_steps_equal_a_scan(base, axis: str, rounding: Rounding, ratio: float) -
     assert [(step.low, step.high) for step in steps] == [(v[0], v[-1]) for v in found.values()]
 
 
+def test_what_the_bounds_fix_need_not_be_resolved() -> None:
+    assert resolvability(B0, Grid(beta=(1, 1))) == resolvability(B0) != []
+    assert resolvability(B0, Grid(alpha=(1, 1))) == []
+
+
 def test_b0_rounded_up_does_not_resolve_alpha_and_the_remedies_do() -> None:
     problem, remedy = resolvability(B0)
     assert problem == (
