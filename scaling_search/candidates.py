@@ -18,10 +18,10 @@ from tabulate import tabulate
 from nas.costs.metrics import MACS, Metric
 from scaling_search.compound import Coefficients, ScalingError, scale
 from scaling_search.shares import AXES, PUBLISHED, Shares, shares_of_ratios
+from scaling_search.solve import is_arithmetic
 from scaling_search.steps import Index, Steps, find_steps, reach, thinned, walk
 from scaling_search.triples import COEFFICIENTS, Grid
 from scaling_search.triples import Selection as Selection
-from search_spaces.architecture import Architecture
 from search_spaces.builder import AnyNetwork
 from search_spaces.cost import Cost, count
 from search_spaces.rounding import Rounding
@@ -228,7 +228,7 @@ class _Search:
     ) -> tuple[Sequence[int], Sequence[int]]:
         """The steps of depth and of width to combine: all, or few where a cost takes long."""
         depths, widths = range(len(steps.axes[0])), range(len(steps.axes[1]))
-        if isinstance(self.base, Architecture) and not self.metric.conditions:
+        if is_arithmetic(self.base, self.metric):
             return depths, widths
         affordable_depths = bisect_right(depths, high, key=lambda i: ratio((i, 0, 0)))
         affordable_widths = bisect_right(widths, high, key=lambda j: ratio((0, j, 0)))

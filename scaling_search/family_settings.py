@@ -1,5 +1,6 @@
 """The flags of scaling_search.family, and what they ask for: members, constants, a baseline."""
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ class Settings:
     depth_rounding: Literal["ceil", "round"] | None = None
     """Repeats are rounded up (ceil, as published) or half up. Default: ceil; round if phi < 0."""
     resolution_step: int | None = None
-    """Pixels that resolutions are a multiple of. Default: 8 at 224 px, less for smaller images."""
+    """Pixels that resolutions are a multiple of. Default: 8 at 224 px, less for smaller images. A
+    builder whose module takes multiples of 16 px alone, as with patches of 16, needs 16."""
     compare_released: bool = False
     """Print which phi of these coefficients EfficientNet's B1 to B7 would have."""
     measure: bool = True
@@ -156,6 +158,9 @@ class Settings:
         values = sorted(set(asked))
         if not values:
             raise cli.UserError(f"{flag} needs at least one number.")
+        if not all(0 < value < math.inf for value in values):
+            got = " ".join(f"{value:g}" for value in values)
+            raise cli.UserError(f"{flag} needs numbers above 0; got {got}.")
         if len({cli.format_number(value) for value in values}) < len(values):
             raise cli.UserError(
                 f"Two values of {flag} agree in four digits, so their files would have one name; "

@@ -17,7 +17,7 @@ from scaling_search.candidates import Candidate
 from scaling_search.compound import Coefficients
 from scaling_search.grid_plan import Plan, prepare
 from scaling_search.options import ScalingOptions
-from scaling_search.triples import Selection
+from scaling_search.triples import COEFFICIENTS, Selection
 from search_spaces.zoo import file_argument
 
 if TYPE_CHECKING:
@@ -73,6 +73,16 @@ class Settings(ScalingOptions):
                 f"{self.ratio:g}. For smaller networks, scale by a negative phi "
                 "(scaling_search.family)."
             )
+        if 0 <= self.tolerance < 1 and self.ratio * (1 - self.tolerance) <= 1:
+            raise UserError(
+                f"`--ratio {self.ratio:g}` with `--tolerance {self.tolerance:g}` admits networks "
+                "that cost no more than the baseline, whose growth has no shares. Lower the "
+                "tolerance, or raise the ratio."
+            )
+        for axis in COEFFICIENTS:
+            highest = getattr(self, f"max_{axis}")
+            if highest is not None and not 1 <= highest < math.inf:
+                raise UserError(f"`--max-{axis}` must be at least 1; got {highest:g}.")
         if self.hours is not None and not 0 < self.hours < _CENTURY:
             raise UserError(f"`--hours` must be above 0, and below a century; got {self.hours:g}.")
         if self.full and self.trials is not None:
@@ -172,7 +182,9 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
         **plan.task.conditions,
     }
     baseline = {"name": plan.base.name, "digest": plan.base.digest}
-    made = content(fit, baseline, evidence, remedies(fit, settings.ratio), settings.ratio)
+    left_out = plan.found - len(plan.candidates)
+    advice = remedies(fit, settings.ratio, left_out)
+    made = content(fit, baseline, evidence, advice, settings.ratio)
     folder.write("constants.json", to_json(made))
     folder.write("grid.csv", csv_text(grid_frame(fit)))
     folder.write("grid.png", triangle_plot(fit))
@@ -180,7 +192,7 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     for line in _notes(plan, trained):
         print(f"note    {line}")
     majority = plan.task.majority if plan.task.training else None
-    for line in summary(fit, majority, settings.ratio):
+    for line in summary(fit, majority, settings.ratio, left_out):
         print(line)
     print(f"wrote   {folder.path}/constants.json, grid.csv, grid.png, trials.csv")
     for name in ("family", "validate"):

@@ -13,6 +13,7 @@ from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
 from scaling_search.options import FINEST, with_classes
 from scaling_search.resolvable import resolvability
+from scaling_search.solve import is_arithmetic
 from scaling_search.triples import Grid
 from search_spaces.builder import AnyNetwork
 from search_spaces.rounding import Rounding
@@ -82,7 +83,8 @@ class Plan:
         }
         if settings.full:
             return FullGrid(**shared)
-        budget = settings.trials or default_budget(len(self.candidates), settings.seeds)
+        number, seeds = len(self.candidates), settings.seeds
+        budget = min(settings.trials or default_budget(number, seeds), number * seeds)
         return Race(**shared, budget=budget, at_once=self.workers.count)
 
     def describe(self) -> list[str]:
@@ -170,13 +172,14 @@ def prepare(settings: "Settings") -> Plan:
     metric, rounding = settings.metric(workers), settings.rounding(base)
     gamma = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
     finest = math.ceil(base.resolution * gamma * (FINEST if metric.conditions else 1))
-    if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
+    if not metric.conditions:  # counted, so it is known, or refused, before images are read
+        _announce(base, metric)
         known = find_candidates(base, grid, rounding, metric)
         finest = max(finest, *(candidate.architecture.resolution for candidate in known))
     task, native = settings.load_scaling_task(base, finest, workers)
     base, remarks = with_classes(base, task.num_classes)
     if metric.conditions:
-        print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
+        _announce(base, metric)
     found = find_candidates(base, grid, rounding, metric)
     candidates = spread(found, settings.candidates) if settings.candidates else found
     networks = [candidate.architecture for candidate in candidates]
@@ -196,6 +199,11 @@ def prepare(settings: "Settings") -> Plan:
     )
     plan.check_hours()
     return plan
+
+
+def _announce(base: AnyNetwork, metric: Metric) -> None:
+    if not is_arithmetic(base, metric):
+        print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
 
 
 def _bounds(highest: float | None) -> tuple[float, float] | None:

@@ -44,7 +44,8 @@ class ScalingOptions(TrialOptions):
     depth_rounding: Literal["ceil", "round"] = "ceil"
     """Repeats are rounded up (as published) or half up, which resolves alpha better."""
     resolution_step: int | None = None
-    """Pixels that resolutions are a multiple of; by default 8 at 224 px, less below."""
+    """Pixels that resolutions are a multiple of; by default 8 at 224 px, less below. A
+    builder whose module takes multiples of 16 px alone, as with patches of 16, needs 16."""
     seeds: int = 6
     """Trainings of a network, at most."""
 

@@ -131,11 +131,6 @@ def release(
     )
 
 
-def released_family(base: Architecture | None = None) -> tuple[Architecture, ...]:
-    """B0 to B7, in order."""
-    return tuple(release(f"B{index}", base) for index in range(8))
-
-
 def tinynet(member: str) -> Architecture:
     """A TinyNet: repeats rounded to the nearest, the stem unscaled, the head never below 1280.
 

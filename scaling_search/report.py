@@ -20,13 +20,14 @@ _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 """Where depth, width and resolution alone are drawn."""
 
 
-def summary(fit: Fit, majority: float | None, ratio: float) -> list[str]:
+def summary(fit: Fit, majority: float | None, ratio: float, left_out: int = 0) -> list[str]:
     """Lines for the terminal: the constants, their intervals, and what is left open.
 
     Args:
         fit: What the trainings say.
         majority: Accuracy of always answering the largest class; None: not known.
         ratio: Cost of the candidates over the base's.
+        left_out: Networks of the grid that are no candidates, for there would be too many.
     """
     best = fit.best
     lines = [
@@ -50,7 +51,7 @@ def summary(fit: Fit, majority: float | None, ratio: float) -> list[str]:
     lines.append(
         f"result  {choice.coefficients} for every doubling of {what} ({_SOURCES[choice.source]})"
     )
-    return lines + [f"remedy  {remedy}" for remedy in remedies(fit, ratio)]
+    return lines + [f"remedy  {remedy}" for remedy in remedies(fit, ratio, left_out)]
 
 
 _SOURCES = {
@@ -60,20 +61,26 @@ _SOURCES = {
 }
 
 
-def remedies(fit: Fit, ratio: float) -> list[str]:
-    """What would resolve more, with numbers; empty if nothing is needed."""
+def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
+    """What would resolve more, with numbers; empty if nothing is needed. As for `summary`."""
+    further = f"--ratio {2 * ratio:g}"
+    more_networks = f"--candidates 0 ({left_out} more), " if left_out else ""
     if len(fit.standings) == 1:
-        return ["there is one network only: a smaller --step, wider bounds, or --ratio 4"]
+        return [
+            f"there is one network only: {more_networks}a smaller --step, wider bounds, or "
+            f"{further}"
+        ]
     found = []
     if fit.optimum is None:
         found.append(
             f"a surface needs {MIN_FOR_QUADRATIC} networks of different shares, and there are "
-            f"{len(fit.standings)}: a smaller --step, --depth-rounding round, or --ratio 4"
+            f"{len(fit.standings)}: {more_networks}a smaller --step, --depth-rounding round, or "
+            f"{further}"
         )
     if fit.patternless:
         found.append(
             "networks differ by what each has of its own, as rounding makes it; seeds do not "
-            "average that out, more networks do: --candidates 0, or a smaller --step"
+            f"average that out, more networks do: {more_networks}a smaller --step, or {further}"
         )
     if fit.resolved or fit.patternless:
         return found
@@ -93,7 +100,7 @@ def remedies(fit: Fit, ratio: float) -> list[str]:
             "the differences seen are no larger than noise makes them: more --epochs or images, "
             "or more seeds"
         )
-    found.append(f"--ratio {2 * ratio:g}: networks differ more the further they are scaled")
+    found.append(f"{further}: networks differ more the further they are scaled")
     return found
 
 
@@ -154,6 +161,8 @@ def _inside_rules(fit: Fit) -> Iterator[tuple[str, Shares]]:
 def _unresolved(fit: Fit) -> list[str]:
     if len(fit.standings) == 1:
         return ["NOT RESOLVED: there is one network only."]
+    if len({accuracy for s in fit.standings for accuracy in s.accuracies.values()}) == 1:
+        return ["NOT RESOLVED: all trainings gave the same accuracy."]
     if fit.p_value == 1:
         return ["NOT RESOLVED: too few trainings to tell networks from noise."]
     if fit.patternless:

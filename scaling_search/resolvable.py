@@ -74,23 +74,17 @@ class Coverage:
         )
 
 
-def depth_steps(
-    base: AnyNetwork, ratio: float, rounding: Rounding | None = None
-) -> list[DistinctStep]:
-    """The distinct depths, besides the base's, that fit into `ratio` times its multiply-adds.
-
-    Args:
-        base: The network to scale.
-        ratio: Multiply-adds with depth scaled alone, at most.
-        rounding: None: as `scale` rounds.
-    """
-    return distinct_steps(base, "depth", ratio, rounding)
-
-
 def distinct_steps(
     base: AnyNetwork, axis: str, ratio: float, rounding: Rounding | None = None
 ) -> list[DistinctStep]:
-    """As `depth_steps`, for `depth`, `width` or `resolution`."""
+    """The distinct values of a dimension, besides the base's, within `ratio` times its cost.
+
+    Args:
+        base: The network to scale.
+        axis: `depth`, `width` or `resolution`.
+        ratio: Multiply-adds with this dimension scaled alone, at most.
+        rounding: None: as `scale` rounds.
+    """
     macs = MACS(base)
 
     def network(coefficients: Coefficients) -> AnyNetwork:
@@ -128,6 +122,7 @@ def resolvability(
 
     A dimension is resolved by at least `FEWEST_STEPS` scaled values, and shares not farther apart
     than `LARGEST_GAP`. Of a user's builder only depth is looked at: each network has to be built.
+    What the grid's bounds keep at one value is not asked to resolve anything.
 
     Returns:
         Two lines for each dimension that is not resolved.
@@ -138,7 +133,8 @@ def resolvability(
         return []
     lines: list[str] = []
     for name, axis in zip(COEFFICIENTS, AXES, strict=True):
-        if axis != "depth" and not isinstance(base, Architecture):
+        low, high = getattr(grid, name) or (1.0, math.inf)
+        if low == high or (axis != "depth" and not isinstance(base, Architecture)):
             continue
         now = _coverage(base, axis, grid, rounding)
         if not now.fine:

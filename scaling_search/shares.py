@@ -8,10 +8,7 @@ constraint alpha * beta^2 * gamma^2 = 2 leaves these two degrees of freedom, and
 import math
 from dataclasses import dataclass
 
-from nas.costs.metrics import MACS
-from scaling_search.compound import Coefficients, ScalingError, scale
-from search_spaces.builder import AnyNetwork
-from search_spaces.rounding import Rounding
+from scaling_search.compound import Coefficients, ScalingError
 
 AXES = ("depth", "width", "resolution")
 
@@ -95,35 +92,3 @@ def shares_of_ratios(depth: float, width: float, resolution: float) -> Shares:
     parts = [math.log(ratio) for ratio in (depth, width, resolution)]
     sign = -1 if sum(parts) < 0 else 1
     return shares_of_logs(*(max(0.0, sign * part) for part in parts))
-
-
-def measured_shares(
-    base: AnyNetwork,
-    coefficients: Coefficients,
-    rounding: Rounding | None = None,
-    phi: float = 1.0,
-) -> Shares:
-    """Shares of the multiply-adds that a built network has added, each dimension scaled alone.
-
-    They are a property of the network: all triples that round to it have the same. With repeats
-    rounded up, alpha = 1.05 can have most of the growth that the formula gives to width.
-
-    Args:
-        base: The network to scale.
-        coefficients: Growth per unit of phi.
-        rounding: None: as `scale` rounds.
-        phi: As for `scale`.
-
-    Raises:
-        ScalingError: No dimension alone changes the multiply-adds.
-    """
-    alpha, beta, gamma = coefficients.values
-    alone = Coefficients(alpha, 1, 1), Coefficients(1, beta, 1), Coefficients(1, 1, gamma)
-    macs = MACS(base)
-    ratios = [MACS(scale(base, single, phi, rounding)) / macs for single in alone]
-    if all(ratio == 1 for ratio in ratios):
-        raise ScalingError(
-            f"{coefficients} at phi = {phi:g} leaves every dimension of {base.name!r} alone at the "
-            "same multiply-adds: there is no growth to share. Take larger coefficients."
-        )
-    return shares_of_ratios(*ratios)

@@ -5,7 +5,7 @@ import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -136,6 +136,14 @@ def test_a_race_spends_a_third_and_finds_the_same(
 def test_a_budget_of_trials_is_kept(tmp_path: Path, baseline: Path, calls: Path) -> None:
     assert main(arguments(baseline, tmp_path / "run", "--trials", "12")) == 0
     assert len(calls.read_text().splitlines()) <= 12
+
+
+def test_more_trials_than_there_are_trainings_are_no_plan(
+    tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--trials", "1000", "--seeds", "2", "--dry-run"]
+    assert main(arguments(baseline, tmp_path / "run", *flags)) == 0
+    assert "plan    a race of at most 18 of 18 trainings" in capsys.readouterr().out
 
 
 def test_hours_end_the_race_and_the_same_command_goes_on(
@@ -276,7 +284,6 @@ def test_a_dry_run_measures_and_writes_nothing(
     ("flags", "message"),
     [
         (["--step", "0"], "`step > 0`"),
-        (["--max-alpha", "0.5"], "must hold for alpha; got 1.0, 0.5."),
         (["--tolerance", "0.001"], "Raise the tolerance, take a smaller step, or widen the bounds"),
         (["--baseline", "b9"], "'b9' is neither a file nor a network of the zoo"),
         (["--evaluator", "tests.grid_evaluators"], "must have the form my_module:function"),
@@ -304,6 +311,7 @@ def test_what_cannot_be_is_one_line(
     [
         *(["--seeds", "0"], ["--epochs", "0"], ["--seed", "-1"], ["--trials", "0"]),
         *(["--seed", str(2**32)], ["--hours", "inf"], ["--hours", "1e308"]),
+        *(["--max-alpha", "0.5"], ["--max-beta", "nan"], ["--max-gamma", "inf"]),
     ],
 )
 def test_numbers_out_of_range_are_refused(
@@ -323,7 +331,27 @@ def test_a_ratio_that_is_no_growth_is_refused(
     assert "`--ratio` must be above 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("ratio", "tolerance"), [("1.05", "0.05"), ("2", "0.5")])
+def test_a_tolerance_that_admits_no_growth_is_refused(
+    ratio: str,
+    tolerance: str,
+    tmp_path: Path,
+    baseline: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rounding makes networks of the baseline's cost, whose share of width is 1."""
+    flags = ["--ratio", ratio, "--tolerance", tolerance]
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments(baseline, tmp_path / "run"), *flags])
+    assert f"`--ratio {ratio}` with `--tolerance {tolerance}`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("base", "cost"), [("tiny", "memory"), ("tests.builders:plain@16", "macs")]
+)
 def test_a_cost_that_takes_long_is_announced(
+    base: str,
+    cost: Literal["memory", "macs"],
     tmp_path: Path,
     baseline: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -336,14 +364,14 @@ def test_a_cost_that_takes_long_is_announced(
 
     monkeypatch.setattr("scaling_search.grid_plan.find_candidates", interrupted)
     settings = Settings(
-        baseline=str(baseline),
+        baseline=str(baseline) if base == "tiny" else base,
         evaluator="tests.grid_evaluators:peaked",
         run_dir=tmp_path / "run",
-        cost="memory",
+        cost=cost,
     )
     with pytest.raises(KeyboardInterrupt):
         prepare(settings)
-    assert capsys.readouterr().out.startswith("search  memory of up to some 300 networks")
+    assert capsys.readouterr().out.startswith(f"search  {cost} of up to some 300 networks")
 
 
 def test_images_are_stored_with_the_pixels_that_the_finest_network_sees(

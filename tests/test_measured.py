@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.costs.metrics import ACTIVATIONS, METRICS, PARAMS, Counted, Metric
+from nas.costs.metrics import ACTIVATIONS, MACS, METRICS, PARAMS, Counted, Metric
 from scaling_search.candidates import Grid, candidates_table, find_candidates
 from scaling_search.compound import Coefficients, ScalingError, scale
-from scaling_search.shares import Shares, measured_shares
+from scaling_search.shares import Shares, shares_of_ratios
 from search_spaces.architecture import Architecture
 from search_spaces.builder import AnyNetwork, base_of_builder
 from search_spaces.cost import count
@@ -130,8 +130,11 @@ def test_shares_are_the_network_s(name: str) -> None:
     base = ZOO[name]()
     for grid in (Grid(), FORMULA):
         for candidate in find_candidates(base, grid):
-            shares = {measured_shares(base, triple) for triple in candidate.triples}
-            assert shares == {candidate.shares}
+            for alpha, beta, gamma in (triple.values for triple in candidate.triples):
+                alone = [(alpha, 1, 1), (1, beta, 1), (1, 1, gamma)]
+                scaled = [MACS(scale(base, Coefficients(*one), 1)) for one in alone]
+                shares = shares_of_ratios(*(macs / MACS(base) for macs in scaled))
+                assert shares == candidate.shares
 
 
 def test_growth_without_multiply_adds_has_the_formula_s_shares() -> None:

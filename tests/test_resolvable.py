@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nas.costs.metrics import MACS
 from scaling_search.candidates import Grid, find_candidates
 from scaling_search.compound import Coefficients, default_rounding, scale
-from scaling_search.resolvable import depth_steps, distinct_steps, resolvability
+from scaling_search.resolvable import distinct_steps, resolvability
 from search_spaces.adapt import adapt_resolution
 from search_spaces.builder import base_of_builder
 from search_spaces.rounding import Rounding
@@ -22,14 +22,14 @@ CEIL, ROUND = Rounding(), Rounding(depth="round")
 
 def test_depths_of_b0_within_twice_its_cost() -> None:
     """Repeats 1, 2, 2, 3, 3, 4, 1, rounded up: the first step is 23 blocks, up to alpha 1.25."""
-    steps = depth_steps(B0, 2.1)
+    steps = distinct_steps(B0, "depth", 2.1)
     assert [(step.low, step.high) for step in steps] == [
         *((1.01, 1.25), (1.26, 1.33), (1.34, 1.5)),
         *((1.51, 1.66), (1.67, 1.75), (1.76, 2.0)),
     ]
     assert steps[0].ratio == pytest.approx(1.4765, abs=1e-4)
-    assert [step.ratio for step in depth_steps(B0, 1.6)] == [step.ratio for step in steps[:2]]
-    assert depth_steps(B0, 1.4) == []
+    assert distinct_steps(B0, "depth", 1.6) == steps[:2]
+    assert distinct_steps(B0, "depth", 1.4) == []
 
 
 @settings(deadline=None, max_examples=20)
@@ -50,6 +50,11 @@ def test_steps_equal_a_scan(base, axis: str, rounding: Rounding, ratio: float) -
     found.pop(scale(base, Coefficients(1, 1, 1), 1, rounding).digest, None)
     steps = distinct_steps(base, axis, ratio, rounding)
     assert [(step.low, step.high) for step in steps] == [(v[0], v[-1]) for v in found.values()]
+
+
+def test_what_the_bounds_fix_need_not_be_resolved() -> None:
+    assert resolvability(B0, Grid(beta=(1, 1))) == resolvability(B0) != []
+    assert resolvability(B0, Grid(alpha=(1, 1))) == []
 
 
 def test_b0_rounded_up_does_not_resolve_alpha_and_the_remedies_do() -> None:

@@ -71,6 +71,23 @@ def test_few_networks_and_one_seed_say_what_is_missing() -> None:
     ]
 
 
+def test_networks_that_were_left_out_are_the_first_remedy() -> None:
+    few = _fit(0.001, networks=4)
+    (remedy,) = remedies(few, 4.0, left_out=37)
+    assert remedy.endswith(
+        "and there are 4: --candidates 0 (37 more), a smaller --step, --depth-rounding round, or "
+        "--ratio 8"
+    )
+    assert f"remedy  {remedy}" in summary(few, None, 4.0, left_out=37)
+    assert "--candidates" not in "".join(remedies(few, 4.0))
+
+
+def test_equal_accuracies_are_not_called_few() -> None:
+    """Such as networks that all answer the largest class; there may be hundreds of trainings."""
+    lines = summary(fitted(np.full((15, 6), 0.5), SHARES), None, 2.0)
+    assert _line(lines, "NOT RESOLVED").endswith("all trainings gave the same accuracy.")
+
+
 def test_seeds_needed_suffice() -> None:
     """Where differences are real but small, so many seeds do show them, four times in five."""
     rng = np.random.default_rng(1)
@@ -95,7 +112,7 @@ def test_networks_that_differ_without_a_pattern_ask_for_networks_not_for_seeds()
     assert "how they share their cost does not explain it" in _line(lines, "NOT RESOLVED")
     assert [line for line in lines if line.startswith("remedy")] == [
         "remedy  networks differ by what each has of its own, as rounding makes it; seeds do not "
-        "average that out, more networks do: --candidates 0, or a smaller --step"
+        "average that out, more networks do: a smaller --step, or --ratio 4"
     ]
 
 
@@ -105,9 +122,9 @@ def test_an_optimum_that_the_networks_do_not_follow_comes_with_a_caution() -> No
     own = 0.6 + rng.normal(0, 0.05, 15)
     fit = fitted(own[:, None] + rng.normal(0, 0.005, (15, 6)), SHARES)
     assert fit.resolved
-    lines = summary(fit, None, 2.0)
+    lines = summary(fit, None, 2.0, left_out=8)
     assert "an optimum of the shares is not" in _line(lines, "CAUTION")
-    assert "--candidates 0" in _line(lines, "remedy")
+    assert "more networks do: --candidates 0 (8 more), a smaller" in _line(lines, "remedy")
     assert not any(line.startswith("CAUTION") for line in summary(_fit(0.002), None, 2.0))
 
 

@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.costs.metrics import MACS
-from scaling_search.compound import Coefficients, ScalingError, scale, scale_by
+from scaling_search.compound import Coefficients, ScalingError, scale_by
 from scaling_search.shares import (
     PUBLISHED,
     RULES,
     Shares,
-    measured_shares,
     shares_of_logs,
     shares_of_ratios,
 )
+from scaling_search.steps import find_steps
+from search_spaces.architecture import Architecture
 from search_spaces.rounding import Rounding
 from search_spaces.zoo import ZOO, efficientnet_b0
 
@@ -55,40 +56,33 @@ def test_no_growth_has_no_nominal_shares(coefficients: Coefficients) -> None:
         Shares.of(coefficients)
 
 
+def _of_network(
+    base: Architecture, *triple: float, rounding: Rounding | None = None
+) -> Shares | None:
+    """Measured, as the grid's candidates have them."""
+    return find_steps(base, [[value] for value in triple], rounding).shares((0, 0, 0))
+
+
 def test_measured_shares_of_the_paper_s_network() -> None:
     """Rounded up, depth takes half of the growth that the formula divides 28/29/43."""
-    shares = measured_shares(B0, Coefficients(1.2, 1.1, 1.15))
+    shares = _of_network(B0, 1.2, 1.1, 1.15)
     alone = [
         scale_by(B0, depth=1.2, width=1, resolution=224, rounding=Rounding()),
         scale_by(B0, depth=1, width=1.1, resolution=224, rounding=Rounding()),
         scale_by(B0, depth=1, width=1, resolution=256, rounding=Rounding()),
     ]
     logs = [math.log(MACS(network) / MACS(B0)) for network in alone]
+    assert shares is not None
     assert shares.values == pytest.approx([log / sum(logs) for log in logs])
     assert str(shares) == "0.49/0.17/0.33"
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_measured_shares_come_near_the_nominal_where_rounding_is_small(name: str) -> None:
-    base = ZOO[name]()
-    coefficients = Coefficients(2, 2, 2)
     fine = Rounding(width_divisor=1, depth="round", resolution_divisor=1)
-    measured = measured_shares(base, coefficients, fine)
-    assert measured.values == pytest.approx(Shares.of(coefficients).values, abs=0.03)
-
-
-def test_triples_of_one_network_have_the_same_shares() -> None:
-    triples = [Coefficients(alpha, 1.1, 1.15) for alpha in (1.01, 1.1, 1.25)]
-    assert len({scale(B0, triple, 1).digest for triple in triples}) == 1
-    assert len({measured_shares(B0, triple) for triple in triples}) == 1
-
-
-def test_measured_shares_follow_phi_and_shrink_too() -> None:
-    coefficients = Coefficients(1.2, 1.1, 1.15)
-    at_two = measured_shares(B0, coefficients, phi=2)
-    assert at_two == measured_shares(B0, Coefficients(1.2**2, 1.1**2, 1.15**2))
-    saved = measured_shares(B0, coefficients, phi=-2)
-    assert min(saved.values) > 0.1
+    measured = _of_network(ZOO[name](), 2, 2, 2, rounding=fine)
+    assert measured is not None
+    assert measured.values == pytest.approx((0.2, 0.4, 0.4), abs=0.03)
 
 
 def test_what_rounding_shrinks_has_share_0() -> None:
@@ -97,5 +91,4 @@ def test_what_rounding_shrinks_has_share_0() -> None:
 
 
 def test_no_growth_has_no_measured_shares() -> None:
-    with pytest.raises(ScalingError, match="there is no growth to share"):
-        measured_shares(B0, Coefficients(1, 1, 1.01))
+    assert _of_network(B0, 1, 1, 1.01) is None
