@@ -159,6 +159,10 @@ class TestRefusals:
             ({"train/a": 4, "train/b": 0}, r"Class folders without images: .*train/b\."),
             ({"train/a": 4, "train/b": 1, "train/c": 1}, r"fewer than 2 train images: b \(1\), c"),
             ({"train/a": 2, "train/b": 2, "val/c": 1}, r"lacks: .*val/c\. Classes come from"),
+            (
+                {"train/a": 2, "train/caf\u00e9": 2, "val/cafe\u0301": 1},
+                r"\ANames that look like those of .*train, .*: .*val/cafe\u0301\. Rename",
+            ),
             ({"val/a": 2, "val/b": 2}, "has val/ but no train/"),
             ({"train/a": 2, "train/b": 2, "val/a": 1, "valid/a": 1}, "would both be"),
             ({"train": 3, "val/a": 1}, "holds no class folders"),

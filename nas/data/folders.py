@@ -1,6 +1,7 @@
 """Folders of images: train/ beside val/ and test/, or class folders that are divided."""
 
 import os
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,18 +108,26 @@ def _split_folders(root: Path, links: _Links) -> tuple[dict[str, Path], list[str
 
 
 def _strangers(folders: dict[str, Path], classes: Sequence[str]) -> list[str]:
-    strangers = [
-        printable(folder / label)
-        for folder in folders.values()
-        for label in _class_names(folder)
-        if label not in classes
-    ]
-    if not strangers:
-        return []
-    return [
-        f"Classes that {printable(folders['train'])} lacks: {some(strangers, ', ')}. "
-        "Classes come from train; remove these folders, or add images of them to train."
-    ]
+    train = printable(folders["train"])
+    composed = {unicodedata.normalize("NFC", name) for name in classes}
+    strangers: list[str] = []
+    twins: list[str] = []
+    for folder in folders.values():
+        for label in set(_class_names(folder)) - set(classes):
+            known = unicodedata.normalize("NFC", label) in composed
+            (twins if known else strangers).append(printable(folder / label))
+    problems = []
+    if strangers:
+        problems.append(
+            f"Classes that {train} lacks: {some(sorted(strangers), ', ')}. "
+            "Classes come from train; remove these folders, or add images of them to train."
+        )
+    if twins:
+        problems.append(
+            f"Names that look like those of {train}, but have accents of another Unicode form (NFC "
+            f"or NFD): {some(sorted(twins), ', ')}. Rename these folders."
+        )
+    return problems
 
 
 def _look_alikes(classes: Sequence[str]) -> list[str]:
