@@ -98,6 +98,7 @@ def test_shares_of_a_real_trial_add_up_and_the_trainer_is_left_as_it_was(photos:
     assert proxy.Trainer.run_epoch is original
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_prints(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -397,6 +397,7 @@ def test_missing_onnx_packages_name_the_extra(
     assert _export(*args) == 0
 
 
+@pytest.mark.slow
 def test_opset_out_of_reach_keeps_the_earlier_files(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ def _covers(fit: Fit, optimum: tuple[float, float, float]) -> bool:
     return bool(fit.region[nearest])
 
 
+@pytest.mark.slow
 def test_the_region_holds_the_true_optimum_about_as_often_as_it_says() -> None:
     """40 fits; nine in ten are said, and fewer than 32 have a chance of .01 then."""
     fits = [fitted(_values(seed), SHARES) for seed in range(40)]

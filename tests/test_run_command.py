@@ -309,6 +309,7 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
     return ends.loc[:, ["slot", "reward", "accuracy", "digest", *blocks]]
 
 
+@pytest.mark.slow
 def test_row_1_a_killed_run_ends_as_an_uninterrupted_one(workplace: Path) -> None:
     """The ballistic test: kill -9 at a random moment, the same command again."""
     folder = workplace / "runs/search"
