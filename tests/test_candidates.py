@@ -86,6 +86,7 @@ def test_grid_values_are_the_decimals_that_people_write() -> None:
     assert triples == sorted(triples)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(
     step=st.sampled_from([0.05, 0.1, 0.07, 0.2]),

@@ -56,7 +56,7 @@ def test_any_architecture_equals_fvcore(architecture: Architecture) -> None:
     assert count(architecture) == count_built(architecture)
 
 
-@pytest.mark.parametrize("num_networks", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_networks", [10, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SPACES)
 def test_random_networks_of_a_space_equal_fvcore(name: str, num_networks: int) -> None:
     rng = random.Random(num_networks)

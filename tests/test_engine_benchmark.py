@@ -81,6 +81,7 @@ def _weights(network: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
 
+@pytest.mark.slow
 def test_growth_compares_a_late_trial_and_reads_memory() -> None:
     cost, memory = growth("evolution", late=80, most=100, rounds=1, clock="cpu")
     assert cost.what == "cost of trial 80 over trial 50"

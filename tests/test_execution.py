@@ -180,6 +180,7 @@ def test_ray_is_not_loaded_without_need(workplace: Path) -> None:
     subprocess.run(**{**command, "args": [sys.executable, "-c", program]}, check=True)
 
 
+@pytest.mark.slow
 def test_two_workers_on_ray(workplace: Path) -> None:
     """One run that shows: the evaluator of the working directory is found, every slot ends once,
     a lost worker is retried, threads and GPUs are the worker's share, no cluster is joined, and

@@ -105,6 +105,7 @@ def test_one_seed_resolves_nothing(
     assert "one seed says little about noise: --seeds 3 or more" in output
 
 
+@pytest.mark.slow
 def test_a_race_spends_a_third_and_finds_the_same(
     tmp_path: Path,
     baseline: Path,
@@ -146,6 +147,7 @@ def test_more_trials_than_there_are_trainings_are_no_plan(
     assert "plan    a race of at most 18 of 18 trainings" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_hours_end_the_race_and_the_same_command_goes_on(
     tmp_path: Path,
     baseline: Path,
@@ -168,6 +170,7 @@ def test_hours_end_the_race_and_the_same_command_goes_on(
     assert "time was up" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_hours_are_kept_where_trainings_fail(
     tmp_path: Path,
     baseline: Path,
@@ -218,6 +221,7 @@ def test_measured_selection_takes_only_networks_of_that_cost(
     assert not table["product"].between(1.8, 2.2).all()
 
 
+@pytest.mark.slow
 def test_the_paper_s_constants_are_admitted_by_default(tmp_path: Path) -> None:
     """Its formula for EfficientNet-B0, with no other flags of the grid than that and all seeds."""
     run_dir = tmp_path / "run"
@@ -231,6 +235,7 @@ def test_the_paper_s_constants_are_admitted_by_default(tmp_path: Path) -> None:
     assert constants["evidence"]["candidates"] > 60
 
 
+@pytest.mark.slow
 def test_the_printed_next_command_makes_the_network_that_won(
     tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

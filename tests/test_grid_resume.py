@@ -82,6 +82,7 @@ def _finished(run_dir: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_kill_and_start_again_repeats_nothing_and_ends_the_same(
     tmp_path: Path, baseline: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_changed_grid_is_refused_with_the_difference(
     assert (run_dir / "constants.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_more_seeds_later_reuse_what_was_measured(
     tmp_path: Path, baseline: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ def _run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_a_fork_that_comes_back_ends() -> None:
     done = _run(*_arguments("forking", "--trials", "4"))
     assert done.returncode == 0, done.stderr

@@ -87,6 +87,7 @@ def test_a_proxy_that_cannot_rank_is_called_unfit_with_the_reason(
     assert next_words(output)[:3] == ["python", "-m", "nas.proxy"]
 
 
+@pytest.mark.slow
 def test_the_next_command_makes_the_proxy_fit_and_reuses_its_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], noted: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "time known after the first trials" in output
 
 
+@pytest.mark.slow
 def test_other_conditions_are_refused_other_amounts_are_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

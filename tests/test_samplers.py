@@ -214,6 +214,7 @@ def test_minimising_is_maximising_the_negative(factory: Factory) -> None:
     assert most == least
 
 
+@pytest.mark.slow
 @_chosen([name for name in SAMPLERS if name != "random"])
 def test_an_easy_optimum_is_approached_faster_than_at_random(factory: Factory) -> None:
     def reached(factory: Factory) -> float:

@@ -85,6 +85,7 @@ def _start(argv: Sequence[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_kill_and_start_again_repeats_nothing_and_ends_the_same(
     tmp_path: Path, small: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
