@@ -39,10 +39,17 @@ runs = pytest.mark.parametrize(
 )
 
 
-def fuzz(examples: int, strategy: st.SearchStrategy[Any], read: Callable[[Any], None]) -> None:
+def fuzz(
+    examples: int,
+    strategy: st.SearchStrategy[Any],
+    read: Callable[[Any], None],
+    *,
+    random_from: int = 1000,
+) -> None:
+    """Read so many examples: the same ones every time if they are fewer than `random_from`."""
     limits = settings(
         max_examples=examples,
-        derandomize=examples < 1000 or settings().derandomize,
+        derandomize=examples < random_from or settings().derandomize,
         database=None,
         suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas import run
@@ -34,7 +33,7 @@ from tests.searching import (
     network,
     sampled_study,
 )
-from tests.test_fuzz import bytes_of, changed
+from tests.test_fuzz import bytes_of, changed, fuzz
 
 FLAGS = [
     *("--evaluator", "tests.searching:accuracy", "--space", "tests.searching:small_space"),
@@ -399,17 +398,6 @@ def _new_file(folder: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=folder)) / "study.db"
 
 
-def _fuzz(examples: int, strategy: st.SearchStrategy[Any], read: Callable[[Any], None]) -> None:
-    limits = settings(
-        max_examples=examples,
-        derandomize=examples < 100 or settings().derandomize,
-        database=None,
-        deadline=None,
-        suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large),
-    )
-    limits(given(strategy)(read))()
-
-
 @runs
 def test_any_attributes(examples: int, record: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     database, options = record
@@ -429,7 +417,7 @@ def test_any_attributes(examples: int, record: tuple[Path, dict[str, Any]], tmp_
 
     states = st.sampled_from(["COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"])
     dictionaries = changed(attributes).filter(lambda fields: isinstance(fields, dict))
-    _fuzz(examples, st.tuples(dictionaries, states), read)
+    fuzz(examples, st.tuples(dictionaries, states), read, random_from=100)
 
 
 @runs
@@ -441,7 +429,7 @@ def test_any_bytes(examples: int, record: tuple[Path, dict[str, Any]], tmp_path:
         spoilt.write_bytes(content)
         _go_on(spoilt, **options)
 
-    _fuzz(examples, bytes_of(database.read_bytes()), read)
+    fuzz(examples, bytes_of(database.read_bytes()), read, random_from=100)
 
 
 @pytest.mark.parametrize("name", ["", "=cmd|x", "\x1b[2J", "a\u202eb", "../../x", "x" * 199])

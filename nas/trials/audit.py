@@ -114,10 +114,10 @@ def _problems(trial: FrozenTrial, objectives: int, builder: str | None) -> Itera
     if any(len(value) > _MAX_TEXT for value in written.values() if isinstance(value, str)):
         yield "an attribute is too long"
     yield from _network_problems(attributes, builder)
-    if attributes.outcome is None and "outcome" in written:
-        yield "its outcome is null"
-    elif attributes.outcome is not None:
+    if attributes.outcome is not None:
         yield from _outcome_problems(attributes.outcome)
+    elif "outcome" in written:
+        yield "its outcome is null"
     yield from _state_problems(trial, attributes.outcome, objectives)
     for key, note in trial.system_attrs.items():
         if key.endswith(_GENERATION) and not (type(note) is int and note >= 0):
