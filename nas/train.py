@@ -56,6 +56,10 @@ class Settings:
     them."""
     follow_links: bool = False
     """Follow symbolic links that lead out of the folder of `--data`."""
+    cache_dir: Path | None = None
+    """Folder for decoded images, which are mapped: no start decodes what another has, and they may
+    be more than memory holds. By default cache/ of `--out`. May be deleted once the training is
+    finished."""
     epochs: int = 30
     """Passes over the training images."""
     batch_size: int | None = None
@@ -237,6 +241,7 @@ def prepare(settings: Settings) -> Job:
         size=architecture.resolution,
         skip_bad=settings.skip_bad,
         follow_links=settings.follow_links,
+        cache=None if settings.dry_run else settings.cache_dir or settings.out / "cache",
     )
     print(f"data    {data.summary()}")
     for notice in data.notices:

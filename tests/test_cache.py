@@ -20,7 +20,7 @@ from PIL import Image
 
 from nas.data import cache, images
 from nas.data.cache import Mapped
-from nas.data.dataset import DataError, ImageData, load_for_search
+from nas.data.dataset import DataError, ImageData, load_for_search, load_for_training
 from nas.run import Settings
 from nas.trials.execution import execute
 from nas.workers import Workers
@@ -77,6 +77,22 @@ def test_a_second_start_decodes_nothing(pets: Path, tmp_path: Path, decoded: lis
     assert len(decoded) == 100
     assert first.notices == ()
     assert _file(folder).stat().st_size == 128 + 50 * 3 * SIZE**2
+
+
+def test_a_training_maps_all_its_splits_from_one_file(
+    pets: Path, tmp_path: Path, decoded: list[int]
+) -> None:
+    plain = load_for_training(str(pets), size=SIZE)
+    assert len(decoded) == 54
+    for _ in range(2):
+        mapped = load_for_training(str(pets), size=SIZE, cache=tmp_path / "cache")
+        assert len(decoded) == 108
+        assert mapped.fingerprint == plain.fingerprint
+        assert mapped.notices == plain.notices
+        for name in ("train", "validation"):
+            split = getattr(mapped, name)
+            assert same(split, getattr(plain, name))
+            assert getattr(split.images, "filename", "") == str(_file(tmp_path / "cache"))
 
 
 def test_what_the_pixels_depend_on_makes_another_file(

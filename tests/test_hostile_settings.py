@@ -185,6 +185,7 @@ COMMANDS = {
         free={
             **{"out": Path("elsewhere"), "skip_bad": True, "follow_links": True, "dry_run": True},
             **{"threads": 2, "loader_workers": 1, "device": "cpu"},
+            "cache_dir": Path("elsewhere"),
         },
     ),
 }

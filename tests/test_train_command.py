@@ -136,6 +136,18 @@ def test_a_dry_run_plans_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_decoded_images_are_kept_where_asked(arch: Path, data: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    for name, more in (("one", []), ("two", ["--cache-dir", str(kept)])):
+        out = tmp_path / name
+        assert main(flags(arch, data, out, 1, *more)) == 0
+        (file,) = (kept if more else out / "cache").iterdir()
+        assert file.stat().st_size == 128 + 150 * 3 * 8 * 8
+        assert (out / "cache").exists() == (not more)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
 def test_a_dry_run_says_what_is_left_and_what_would_be_refused(
     arch: Path, data: Path, finished: Path, unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

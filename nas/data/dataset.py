@@ -1,4 +1,5 @@
-"""Data sets in memory: square uint8 images, with train, validation and test kept apart.
+"""Data sets in memory or in a mapped file: square uint8 images, with train, validation and test
+kept apart.
 
 A search sees the train images alone: some are held out of them to judge candidates, and the
 files of validation and test are not even opened.
@@ -14,7 +15,7 @@ from nas.data.cache import read_cached
 from nas.data.folders import folder_source
 from nas.data.images import DataError
 from nas.data.named import digits_source, torchvision_class, torchvision_source
-from nas.data.reading import bad_images, fingerprint, left_out, notices, read, refuse
+from nas.data.reading import bad_images, fingerprint, left_out, notices, refuse
 from nas.data.scan import layout_problems, without_bad
 from nas.data.sources import ACCEPTED, Source
 from nas.data.stratify import allocate, draw
@@ -149,7 +150,12 @@ def load_for_search(
 
 
 def load_for_training(
-    source: str, *, size: int | None, skip_bad: bool = False, follow_links: bool = False
+    source: str,
+    *,
+    size: int | None,
+    skip_bad: bool = False,
+    follow_links: bool = False,
+    cache: Path | None = None,
 ) -> ImageData:
     """All train images, and validation and test as far as the source has them.
 
@@ -158,6 +164,7 @@ def load_for_training(
         size: Side of the square store in px; None: the native size, at most 224.
         skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
         follow_links: Follow symbolic links out of the data set's folder.
+        cache: As for `load_for_search`.
 
     Raises:
         DataError: No such source, too few images, or images that cannot be used (all named).
@@ -167,7 +174,9 @@ def load_for_training(
     parts = {"train": opened.train, **opened.others()}
     native = _native_size(opened, layout)
     orders = {split: (part, np.arange(len(part.labels))) for split, part in parts.items()}
-    images, readings = read(orders, _store_size(size, native))
+    images, readings, told = read_cached(
+        orders, _store_size(size, native), cache, decode_all=bool(layout)
+    )
     refuse(layout, bad_images(parts, readings))
     splits = {split: Split(images[split], part.labels) for split, part in parts.items()}
     return ImageData(
@@ -178,7 +187,7 @@ def load_for_training(
         train=splits["train"],
         validation=splits.get("validation"),
         test=splits.get("test"),
-        notices=left_out(skipped) + notices(readings),
+        notices=left_out(skipped) + told + notices(readings),
         skipped=skipped,
     )
 
