@@ -16,6 +16,7 @@ from typing import Any, Literal
 from nas import cli
 from nas.cli import MAX_SEED
 from nas.cores import num_cores
+from nas.data.cache import Cache
 from nas.data.dataset import load_for_training, majority_share
 from nas.folder import RunFolder, warn_of_changes
 from nas.models.saved import CARD, sha256
@@ -241,7 +242,7 @@ def prepare(settings: Settings) -> Job:
         size=architecture.resolution,
         skip_bad=settings.skip_bad,
         follow_links=settings.follow_links,
-        cache=None if settings.dry_run else settings.cache_dir or settings.out / "cache",
+        cache=Cache(settings.cache_dir or settings.out / "cache", is_read_only=settings.dry_run),
     )
     print(f"data    {data.summary()}")
     for notice in data.notices:

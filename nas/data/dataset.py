@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data.cache import read_cached
+from nas.data.cache import Cache, read_cached
 from nas.data.folders import folder_source
 from nas.data.images import DataError
 from nas.data.named import digits_source, torchvision_class, torchvision_source
@@ -95,7 +95,7 @@ def load_for_search(
     seed: int = 0,
     skip_bad: bool = False,
     follow_links: bool = False,
-    cache: Path | None = None,
+    cache: Cache | None = None,
 ) -> ImageData:
     """The train images, some of them held out; validation and test stay unopened.
 
@@ -110,7 +110,7 @@ def load_for_search(
         seed: Fixes both choices; every stage that is to see the same split passes the same.
         skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
         follow_links: Follow symbolic links out of the data set's folder.
-        cache: Folder for the decoded images, `nas.data.cache`; None: they stay in memory.
+        cache: Where decoded images are kept; None: nowhere, they stay in memory.
 
     Raises:
         DataError: No such source, too few images, or images that cannot be used (all named).
@@ -155,7 +155,7 @@ def load_for_training(
     size: int | None,
     skip_bad: bool = False,
     follow_links: bool = False,
-    cache: Path | None = None,
+    cache: Cache | None = None,
 ) -> ImageData:
     """All train images, and validation and test as far as the source has them.
 
