@@ -176,6 +176,7 @@ COMMANDS = {
             "augment": ({}, "resized-crop"),
             "flip": ({}, False),
             "min_crop_area": ({}, 0.5),
+            "stored_pixels": ({}, 33),
             "erasing": ({}, 0.1),
             "resolution": ({}, 40),
             "init_weights": ({}, Path("weights.safetensors")),

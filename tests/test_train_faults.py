@@ -99,8 +99,8 @@ def test_row_16_whichever_write_finds_no_room_the_training_goes_on(
     assert room > 15
 
 
-# Of the first alone, the decoded images, a copy in memory will do.
-@pytest.mark.parametrize(("room", "ends"), [(0, [1, 2]), (3, [4]), (7, [8])])
+# Of the decoded images, a file a split, copies in memory will do.
+@pytest.mark.parametrize(("room", "ends"), [(0, [1, 2, 3]), (3, [4]), (7, [8])])
 def test_row_16_a_disk_that_is_full_ends_a_training_which_goes_on(
     room: int,
     ends: list[int],

@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.data.cache import Cache, read_cached
 from nas.data.folders import folder_source
-from nas.data.images import DataError
+from nas.data.images import DataError, Reading
 from nas.data.named import digits_source, torchvision_class, torchvision_source
 from nas.data.reading import bad_images, fingerprint, left_out, notices, refuse
 from nas.data.scan import layout_problems, without_bad
@@ -153,6 +153,7 @@ def load_for_training(
     source: str,
     *,
     size: int | None,
+    train_size: int | None = None,
     skip_bad: bool = False,
     follow_links: bool = False,
     cache: Cache | None = None,
@@ -162,6 +163,8 @@ def load_for_training(
     Args:
         source: What `--data` takes, `ACCEPTED`.
         size: Side of the square store in px; None: the native size, at most 224.
+        train_size: That of train, where its images have so many pixels: no more than their native
+            size, and no fewer than `size`. None: `size`.
         skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
         follow_links: Follow symbolic links out of the data set's folder.
         cache: As for `load_for_search`.
@@ -173,10 +176,19 @@ def load_for_training(
     layout = layout_problems(opened)
     parts = {"train": opened.train, **opened.others()}
     native = _native_size(opened, layout)
-    orders = {split: (part, np.arange(len(part.labels))) for split, part in parts.items()}
-    images, readings, told = read_cached(
-        orders, _store_size(size, native), cache, decode_all=bool(layout)
-    )
+    side = _store_size(size, native)
+    sides = {"train": max(side, min(native, train_size or side))}
+    images: dict[str, np.ndarray] = {}
+    readings: dict[str, list[Reading]] = {}
+    told: list[str] = []
+    for split, part in parts.items():
+        found, read, lines = read_cached(
+            {split: (part, np.arange(len(part.labels)))},
+            sides.get(split, side),
+            cache,
+            decode_all=bool(layout),
+        )
+        images, readings, told = images | found, readings | read, [*told, *lines]
     refuse(layout, bad_images(parts, readings))
     splits = {split: Split(images[split], part.labels) for split, part in parts.items()}
     return ImageData(
@@ -187,7 +199,7 @@ def load_for_training(
         train=splits["train"],
         validation=splits.get("validation"),
         test=splits.get("test"),
-        notices=left_out(skipped) + told + notices(readings),
+        notices=left_out(skipped) + tuple(dict.fromkeys(told)) + notices(readings),
         skipped=skipped,
     )
 
