@@ -133,7 +133,7 @@ def spread(candidates: Sequence[Candidate], number: int) -> tuple[Candidate, ...
 def candidates_table(candidates: Iterable[Candidate]) -> str:
     """A line per candidate for the terminal; `also` counts the further triples of a network.
 
-    `d/w/r` are the measured shares of depth, width and resolution; `-` stands for the blocks of a
+    `shares` are the measured ones of depth, width and resolution; `-` stands for the blocks of a
     user's own builder, which nobody knows.
     """
     rows = [
@@ -151,7 +151,7 @@ def candidates_table(candidates: Iterable[Candidate]) -> str:
         for candidate in candidates
     ]
     header = (
-        *("alpha", "beta", "gamma", "nominal", "measured", "d/w/r"),
+        *("alpha", "beta", "gamma", "nominal", "measured", "shares"),
         *("px", "blocks", "params", "MACs", "also"),
     )
     return tabulate(rows, header, colalign=("right",) * len(header), disable_numparse=True)

@@ -127,7 +127,7 @@ def _train(plan: Plan, folder: "RunFolder") -> Trained:
         describe=_describe,
     )
     schedule, trials, failed, slowest = plan.schedule, 0, 0, None
-    while runs := schedule.next_round(plan.affordable(slowest)):
+    while runs := schedule.next_round(plan.affordable(slowest), plan.is_known):
         print(schedule.describe(len(runs)), flush=True)
         study = runner.run_all("grid", [_proposal(plan, *run) for run in runs])
         trials += study.num_finished

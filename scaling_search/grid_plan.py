@@ -20,9 +20,16 @@ from search_spaces.rounding import Rounding
 
 if TYPE_CHECKING:
     from nas.search.task import Task
+    from nas.trials.trial import MeasurementKey
     from nas.workers import Workers
     from scaling_search.grid import Settings
-    from scaling_search.race import Schedule
+    from scaling_search.race import Run, Schedule
+
+_LEGEND = (
+    "        nominal: alpha*beta^2*gamma^2; measured: cost over the base's; shares of depth/width/",
+    "        resolution in the added multiply-adds; also: further triples of the same network",
+)
+"""Of the table of candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +45,8 @@ class Plan:
     found: int
     """Networks of the grid, before some are left out."""
     candidates: tuple[Candidate, ...]
+    known: "frozenset[MeasurementKey]"
+    """What the run folder holds already: it takes no time."""
     remarks: tuple[str, ...]
     """What was changed, and what the grid cannot resolve."""
     workers: "Workers"
@@ -102,6 +111,7 @@ class Plan:
             f"{len(self.candidates)} networks, measured x{min(ratios):.2f} to x{max(ratios):.2f}"
             + (f"; {left_out} more between them are left out (--candidates)" if left_out else ""),
             candidates_table(self.candidates),
+            *_LEGEND,
             *(f"note    {remark}" for remark in self.remarks),
         ]
         low, high = (settings.ratio * (1 + s * settings.tolerance) for s in (-1, 1))
@@ -124,20 +134,28 @@ class Plan:
             f"{settings.epochs} epochs{hours}, {self.workers.describe()} · {about(time_needed)}"
         )
 
+    def is_known(self, run: "Run") -> bool:
+        """Whether a training of the schedule is in the run folder."""
+        candidate, seed = run
+        key = candidate.architecture.digest, self.settings.epochs, self.settings.seed + seed
+        return key in self.known
+
     def check_hours(self) -> None:
-        """Refuse hours that do not suffice for the first round.
+        """Refuse hours that do not suffice for what is left of the first round.
 
         Raises:
             UserError: They do not, as far as can be told.
         """
-        hours, number = self.settings.hours, len(self.candidates)
+        hours = self.settings.hours
         if hours is None or self.seconds is None:
             return
-        needed = self.seconds * number / self.workers.count
+        left = sum(not self.is_known((candidate, 0)) for candidate in self.candidates)
+        needed = self.seconds * left / self.workers.count
         if needed > hours * 3600:
+            have_none = " that have none yet" if left < len(self.candidates) else ""
             raise UserError(
-                f"`--hours {hours:g}` does not suffice for one training of each of the {number} "
-                f"networks, about {format_duration(needed)}. Raise it, or take fewer "
+                f"`--hours {hours:g}` does not suffice for one training of each of the {left} "
+                f"networks{have_none}, about {format_duration(needed)}. Raise it, or take fewer "
                 "`--candidates`, `--epochs` or `--max-images`."
             )
 
@@ -172,15 +190,16 @@ def prepare(settings: "Settings") -> Plan:
     metric, rounding = settings.metric(workers), settings.rounding(base)
     gamma = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
     finest = math.ceil(base.resolution * gamma * (FINEST if metric.conditions else 1))
+    found = None
     if not metric.conditions:  # counted, so it is known, or refused, before images are read
         _announce(base, metric)
-        known = find_candidates(base, grid, rounding, metric)
-        finest = max(finest, *(candidate.architecture.resolution for candidate in known))
+        found = find_candidates(base, grid, rounding, metric)
+        finest = max(finest, *(candidate.architecture.resolution for candidate in found))
     task, native = settings.load_scaling_task(base, finest, workers)
     base, remarks = with_classes(base, task.num_classes)
-    if metric.conditions:
+    if found is None or remarks:  # another classifier costs something else
         _announce(base, metric)
-    found = find_candidates(base, grid, rounding, metric)
+        found = find_candidates(base, grid, rounding, metric)
     candidates = spread(found, settings.candidates) if settings.candidates else found
     networks = [candidate.architecture for candidate in candidates]
     task, workers = settings.tune(task, workers, networks, run_dir=settings.run_dir)
@@ -192,6 +211,7 @@ def prepare(settings: "Settings") -> Plan:
         rounding=rounding,
         found=len(found),
         candidates=candidates,
+        known=_known(settings, base),
         remarks=(*remarks, *resolvability(base, grid, rounding), *_enlarged(candidates, native)),
         workers=workers,
         seconds=_seconds(task, typical(networks), settings.epochs, workers),
@@ -199,6 +219,22 @@ def prepare(settings: "Settings") -> Plan:
     )
     plan.check_hours()
     return plan
+
+
+def _known(settings: "Settings", base: AnyNetwork) -> "frozenset[MeasurementKey]":
+    """What need not be trained, as far as `--hours` wants to know it.
+
+    Raises:
+        ValueError: The record is damaged, or holds what it must not.
+    """
+    database = settings.run_dir / "study.db"
+    if settings.hours is None or not database.exists():
+        return frozenset()
+    from nas.trials.attributes import known_measurements
+    from nas.trials.audit import check_record
+
+    check_record(database, base)
+    return frozenset(known_measurements(database))
 
 
 def _announce(base: AnyNetwork, metric: Metric) -> None:

@@ -139,12 +139,14 @@ def prepare(settings: "Settings") -> Plan:
     def levels() -> tuple[Level, ...]:
         return tuple(find_level(base, fitted, phi, metric, rounding) for phi in phis)
 
-    finest = math.ceil(FINEST * base.resolution * 2 ** (phis[-1] / 2))
+    finest, trained = math.ceil(FINEST * base.resolution * 2 ** (phis[-1] / 2)), None
     if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
-        finest = max(n.resolution for n in networks(base, levels()).values())
+        trained = levels()
+        finest = max(n.resolution for n in networks(base, trained).values())
     task, native = settings.load_scaling_task(base, finest, workers)
     base, remarks = with_classes(base, task.num_classes)
-    trained = levels()
+    if trained is None or remarks:  # another classifier costs something else
+        trained = levels()
     compared = list(networks(base, trained).values())
     task, workers = settings.tune(task, workers, compared, run_dir=settings.run_dir)
     return Plan(

@@ -156,7 +156,7 @@ def test_a_triple_that_rounds_back_to_the_base_is_dropped() -> None:
 def test_the_table() -> None:
     table = candidates_table(find_candidates(efficientnet_b0(), GRID))
     header, _, *rows = table.splitlines()
-    assert header.split()[:6] == ["alpha", "beta", "gamma", "nominal", "measured", "d/w/r"]
+    assert header.split()[:6] == ["alpha", "beta", "gamma", "nominal", "measured", "shares"]
     assert max(map(len, table.splitlines())) <= 110
     assert len(rows) == 65
     (row,) = (row for row in rows if row.split()[:3] == ["1.25", "1.1", "1.15"])

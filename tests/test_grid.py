@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.cli import UserError
 from scaling_search import family
 from scaling_search.candidates import find_candidates
 from scaling_search.compound import Coefficients
@@ -23,6 +24,11 @@ from tests.trees import plant
 
 NETWORKS = candidates()
 BEST = max(NETWORKS, key=lambda candidate: truth(candidate.architecture))
+_GRID: dict[str, Any] = {
+    **{"step": 0.1, "tolerance": 0.1, "select": "formula"},
+    **{"max_alpha": 1.4, "max_beta": 1.2, "max_gamma": 1.2},
+}
+"""FLAGS of `tests.grid_evaluators`, as settings."""
 COLUMNS = ["alpha", "beta", "gamma", "product", "measured_ratio", "accuracy", "seeds"]
 
 
@@ -168,6 +174,38 @@ def test_hours_end_the_race_and_the_same_command_goes_on(
     assert len(calls.read_text().splitlines()) == 18
     assert len(set(calls.read_text().splitlines())) == 18
     assert "time was up" not in capsys.readouterr().out
+
+
+def test_hours_count_what_is_left_to_train(
+    tmp_path: Path, baseline: Path, calls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A first round that is done takes no time, and is not refused for the time it took."""
+    run_dir = tmp_path / "run"
+    assert main(arguments(baseline, run_dir, "--full", "--seeds", "1")) == 0
+    assert len(calls.read_text().splitlines()) == 9
+    settings = Settings(
+        baseline=str(baseline),
+        evaluator="tests.grid_evaluators:peaked",
+        run_dir=run_dir,
+        hours=1.0,
+        **_GRID,
+    )
+    plan = replace(prepare(settings), seconds=1000.0)
+    plan.check_hours()
+    fewer = replace(plan, known=frozenset(sorted(plan.known)[5:]))
+    with pytest.raises(
+        UserError, match="each of the 5 networks that have none yet, about 1:23:20"
+    ):
+        fewer.check_hours()
+    with pytest.raises(UserError, match=r"`--hours 1` .* each of the 9 networks, about 2:30:00"):
+        replace(plan, known=frozenset()).check_hours()
+
+    capsys.readouterr()
+    assert main(arguments(baseline, run_dir, "--full", "--seeds", "2", "--hours", "1e-9")) == 0
+    output = capsys.readouterr().out
+    assert "note    time was up (--hours 1e-09); the same command goes on" in output
+    assert len(calls.read_text().splitlines()) == 9
+    assert read_constants(run_dir)["evidence"]["candidates"] == 9
 
 
 @pytest.mark.slow
