@@ -193,9 +193,7 @@ def test_hours_count_what_is_left_to_train(
     plan = replace(prepare(settings), seconds=1000.0)
     plan.check_hours()
     fewer = replace(plan, known=frozenset(sorted(plan.known)[5:]))
-    with pytest.raises(
-        UserError, match="each of the 5 networks that have none yet, about 1:23:20"
-    ):
+    with pytest.raises(UserError, match="each of the 5 networks that have none yet, about 1:23:20"):
         fewer.check_hours()
     with pytest.raises(UserError, match=r"`--hours 1` .* each of the 9 networks, about 2:30:00"):
         replace(plan, known=frozenset()).check_hours()
