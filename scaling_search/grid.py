@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +160,7 @@ def _describe(labels: Mapping[str, Any]) -> str:
 def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -> None:
     """Fit, write and print what came out."""
     from scaling_search.constants import content, grid_frame, to_json
-    from scaling_search.report import remedies, summary, triangle_plot
+    from scaling_search.report import more_trainings, remedies, summary, triangle_plot
 
     settings, schedule = plan.settings, trained.schedule
     fit = schedule.fit
@@ -195,6 +195,8 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     for line in summary(fit, majority, settings.ratio, left_out):
         print(line)
     print(f"wrote   {folder.path}/constants.json, grid.csv, grid.png, trials.csv")
+    if more := more_trainings(fit):
+        print(f"next    {command_line(MODULE, replace(settings, **more, full=True, trials=None))}")
     for name in ("family", "validate"):
         print(f"next    {_next_command(name, plan, folder.path, file)}")
 

@@ -18,6 +18,8 @@ from scaling_search.shares import AXES, RULES, Shares
 from scaling_search.surface import MIN_FOR_QUADRATIC
 from scaling_search.two_way import MAX_SEEDS, POWER
 
+FEW_SEEDS = 3
+"""The fewest of each network that tell its noise from what it is."""
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 """Where depth, width and resolution alone are drawn."""
 
@@ -86,10 +88,11 @@ def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
         )
     if fit.resolved or fit.patternless:
         return found
-    if not any(len(s.accuracies) > 1 for s in fit.standings):
+    if _one_seed(fit):
         return [
             *found,
-            "one seed says little about noise: --seeds 3 or more with --full, or more --trials",
+            f"one seed says little about noise: --seeds {FEW_SEEDS} or more with --full, or more "
+            "--trials",
         ]
     more = seeds_needed(fit)
     if more is not None:
@@ -104,6 +107,19 @@ def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
         )
     found.append(f"{further}: networks differ more the further they are scaled")
     return found
+
+
+def more_trainings(fit: Fit) -> dict[str, int]:
+    """The number of seeds of every network that may resolve what is not, as a flag; or nothing."""
+    if fit.resolved or fit.patternless or len(fit.standings) == 1:
+        return {}
+    more = FEW_SEEDS if _one_seed(fit) else seeds_needed(fit)
+    return {} if more is None else {"seeds": more}
+
+
+def _one_seed(fit: Fit) -> bool:
+    """Whether no network was trained twice."""
+    return all(len(standing.accuracies) == 1 for standing in fit.standings)
 
 
 def seeds_needed(fit: Fit) -> int | None:

@@ -95,6 +95,8 @@ def test_large_noise_is_not_resolved_and_the_tied_are_named(
     assert "remedy  " in output
     table = pd.read_csv(tmp_path / "run" / "grid.csv")
     assert table["tied_with_best"].tolist().count(True) == len(tied) + 1
+    (seeds,) = re.findall(r"about (\d+) seeds of every network would show", output)
+    assert re.search(rf"^next    python -m scaling_search.grid .* --seeds {seeds} ", output, re.M)
 
 
 def test_one_seed_resolves_nothing(
@@ -109,6 +111,9 @@ def test_one_seed_resolves_nothing(
     output = capsys.readouterr().out
     assert "NOT RESOLVED: noise explains the differences of all networks" in output
     assert "one seed says little about noise: --seeds 3 or more" in output
+    (command,) = re.findall(r"^next    python -m scaling_search.grid (.*)", output, re.MULTILINE)
+    assert main([*shlex.split(command), "--dry-run"]) == 0
+    assert "plan    all 27 trainings (9 networks x 3 seeds)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
