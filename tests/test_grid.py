@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas import train
 from nas.cli import UserError
 from scaling_search import family
 from scaling_search.candidates import find_candidates
@@ -463,7 +464,11 @@ def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     argv += ["--constants", str(run_dir / "constants.json"), "--out", str(tmp_path / "family")]
     argv.append("--no-measure")
     assert family.main(argv) == 0
-    assert "was fitted to" not in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "was fitted to" not in printed.err
+    command = printed.out.splitlines()[-1].removeprefix("next    python -m nas.train ")
+    assert command.endswith(f"B1.json --data digits --out {tmp_path}/family/B1")
+    assert train.main([*shlex.split(command), "--dry-run"]) == 0
     b1 = load_architecture(tmp_path / "family" / "B1.json")
     assert b1.num_classes == 10
     assert count(b1).macs > count(scaled).macs
