@@ -13,7 +13,7 @@ import pandas as pd
 from nas import cli
 from nas.folder import warn_of_changes
 from nas.untrusted import csv_text
-from scaling_search.compound import Coefficients
+from scaling_search.compound import Coefficients, default_rounding
 from scaling_search.device import Device
 from scaling_search.family_report import (
     implied_text,
@@ -33,6 +33,7 @@ from scaling_search.members import (
     released_member,
 )
 from scaling_search.next_training import data_words, training_lines
+from scaling_search.pixel_steps import suggesting_steps
 from search_spaces.builder import AnyNetwork
 from search_spaces.cost import count
 from search_spaces.files import atomic_write
@@ -65,8 +66,12 @@ def run(settings: Settings) -> int:
         ValueError: Settings, files or coefficients from which no family can be made.
     """
     settings.check()
-    family = _make(settings)
-    table = family_table(family.members, count(family.base).macs)
+    warn_of_changes(settings.baseline_argument(), settings.constants)
+    base = load_architecture(settings.baseline_argument())
+    step = settings.steps.rounding(default_rounding(base, 1)).resolution_divisor
+    with suggesting_steps(base, step):
+        family = _make(base, settings)
+        table = family_table(family.members, count(base).macs)
     print(f"\n{_report(settings, family, table)}\n")
     if not settings.dry_run:
         _write(family.members, table, settings.out)
@@ -85,10 +90,8 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _make(settings: Settings) -> _Family:
+def _make(base: AnyNetwork, settings: Settings) -> _Family:
     """The family that the flags ask for; says what it is made of."""
-    warn_of_changes(settings.baseline_argument(), settings.constants)
-    base = load_architecture(settings.baseline_argument())
     coefficients = settings.coefficients(base)
     targets = settings.targets()
     phis = settings.phis() if targets is None else []

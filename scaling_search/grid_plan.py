@@ -12,6 +12,7 @@ from nas.costs.named import cost_conditions
 from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
 from scaling_search.options import FINEST, with_classes
+from scaling_search.pixel_steps import suggesting_steps
 from scaling_search.resolvable import resolvability
 from scaling_search.solve import is_arithmetic
 from scaling_search.triples import Grid
@@ -177,29 +178,19 @@ def prepare(settings: "Settings") -> Plan:
         ValueError: The flags contradict one another, or cannot be met.
     """
     started = time.monotonic()
-    grid = Grid(
-        step=settings.step,
-        alpha=_bounds(settings.max_alpha),
-        beta=_bounds(settings.max_beta),
-        gamma=_bounds(settings.max_gamma),
-        target=settings.ratio,
-        tolerance=settings.tolerance,
-        selection=settings.select,
-    )
+    grid = _grid(settings)
     workers, base = settings.where(), settings.load_base()
     metric, rounding = settings.metric(workers), settings.rounding(base)
     gamma = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
     finest = math.ceil(base.resolution * gamma * (FINEST if metric.conditions else 1))
     found = None
     if not metric.conditions:  # counted, so it is known, or refused, before images are read
-        _announce(base, metric)
-        found = find_candidates(base, grid, rounding, metric)
+        found = _find(base, grid, rounding, metric)
         finest = max(finest, *(candidate.architecture.resolution for candidate in found))
     task, native = settings.load_scaling_task(base, finest, workers)
     base, remarks = with_classes(base, task.num_classes)
     if found is None or remarks:  # another classifier costs something else
-        _announce(base, metric)
-        found = find_candidates(base, grid, rounding, metric)
+        found = _find(base, grid, rounding, metric)
     candidates = spread(found, settings.candidates) if settings.candidates else found
     networks = [candidate.architecture for candidate in candidates]
     task, workers = settings.tune(task, workers, networks, run_dir=settings.run_dir)
@@ -237,13 +228,28 @@ def _known(settings: "Settings", base: AnyNetwork) -> "frozenset[MeasurementKey]
     return frozenset(known_measurements(database))
 
 
-def _announce(base: AnyNetwork, metric: Metric) -> None:
+def _find(
+    base: AnyNetwork, grid: Grid, rounding: Rounding, metric: Metric
+) -> tuple[Candidate, ...]:
     if not is_arithmetic(base, metric):
         print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
+    with suggesting_steps(base, rounding.resolution_divisor):
+        return find_candidates(base, grid, rounding, metric)
 
 
-def _bounds(highest: float | None) -> tuple[float, float] | None:
-    return None if highest is None else (1.0, highest)
+def _grid(settings: "Settings") -> Grid:
+    def bounds(highest: float | None) -> tuple[float, float] | None:
+        return None if highest is None else (1.0, highest)
+
+    return Grid(
+        step=settings.step,
+        alpha=bounds(settings.max_alpha),
+        beta=bounds(settings.max_beta),
+        gamma=bounds(settings.max_gamma),
+        target=settings.ratio,
+        tolerance=settings.tolerance,
+        selection=settings.select,
+    )
 
 
 def _enlarged(candidates: Sequence[Candidate], native: int | None) -> list[str]:

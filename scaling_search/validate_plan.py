@@ -14,6 +14,7 @@ from scaling_search.compound import Coefficients
 from scaling_search.constants import read_constants
 from scaling_search.contest import Contestant, Level, find_level, networks
 from scaling_search.options import FINEST, with_classes
+from scaling_search.pixel_steps import suggesting_steps
 from scaling_search.validate_report import level_table
 from search_spaces.builder import AnyNetwork
 
@@ -137,7 +138,8 @@ def prepare(settings: "Settings") -> Plan:
     metric, rounding = settings.metric(workers), settings.rounding(base)
 
     def levels() -> tuple[Level, ...]:
-        return tuple(find_level(base, fitted, phi, metric, rounding) for phi in phis)
+        with suggesting_steps(base, rounding.resolution_divisor):
+            return tuple(find_level(base, fitted, phi, metric, rounding) for phi in phis)
 
     finest, trained = math.ceil(FINEST * base.resolution * 2 ** (phis[-1] / 2)), None
     if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
