@@ -167,24 +167,10 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     if fit is None:
         failed = f"; {trained.failed} failed, see trials.csv" if trained.failed else ""
         raise UserError(f"Time was up (--hours) before a training gave an accuracy{failed}.")
-    evidence = {
-        "epochs": settings.epochs,
-        "seeds": settings.seeds,
-        "trials": trained.trials,
-        "failed_trials": trained.failed,
-        "schedule": "full grid" if settings.full else "race",
-        "all_trainings": len(plan.candidates) * settings.seeds,
-        "cost": plan.metric.name,
-        "target_ratio": settings.ratio,
-        "tolerance": settings.tolerance,
-        "selection": settings.select,
-        "rounding": asdict(plan.rounding),
-        **plan.task.conditions,
-    }
     baseline = {"name": plan.base.name, "digest": plan.base.digest}
     left_out = plan.found - len(plan.candidates)
     advice = remedies(fit, settings.ratio, left_out)
-    made = content(fit, baseline, evidence, advice, settings.ratio)
+    made = content(fit, baseline, _evidence(plan, trained), advice, settings.ratio)
     folder.write("constants.json", to_json(made))
     folder.write("grid.csv", csv_text(grid_frame(fit)))
     folder.write("grid.png", triangle_plot(fit))
@@ -199,6 +185,25 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
         print(f"next    {command_line(MODULE, replace(settings, **more, full=True, trials=None))}")
     for name in ("family", "validate"):
         print(f"next    {_next_command(name, plan, folder.path, file)}")
+
+
+def _evidence(plan: Plan, trained: Trained) -> dict[str, Any]:
+    """What the constants rest on, beside what the fit says."""
+    settings = plan.settings
+    return {
+        "epochs": settings.epochs,
+        "seeds": settings.seeds,
+        "trials": trained.trials,
+        "failed_trials": trained.failed,
+        "schedule": "full grid" if settings.full else "race",
+        "all_trainings": len(plan.candidates) * settings.seeds,
+        "cost": plan.metric.name,
+        "target_ratio": settings.ratio,
+        "tolerance": settings.tolerance,
+        "selection": settings.select,
+        "rounding": asdict(plan.rounding),
+        **plan.task.conditions,
+    }
 
 
 def _notes(plan: Plan, trained: Trained) -> list[str]:
