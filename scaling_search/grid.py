@@ -58,7 +58,7 @@ class Settings(ScalingOptions):
     trials: int | None = None
     """Trainings in all, at most; by default a third of all candidates with all seeds."""
     hours: float | None = None
-    """Time in all, at most: no training begins that would end later."""
+    """Time of this start, at most: no training begins that would end later."""
     full: bool = False
     """Train all candidates with all seeds instead of racing them."""
 

@@ -121,6 +121,12 @@ class Plan:
                 f"note    {outside} of {len(ratios)} networks really cost more or less than the "
                 "tolerance allows; the fit corrects for it. --select measured needs no correction"
             )
+        number = len(self.candidates)
+        if self.schedule.budget == number < number * settings.seeds and settings.trials is None:
+            lines.append(
+                f"note    a third of {number * settings.seeds} trainings is none twice: noise only "
+                f"shows in what the fit leaves. --trials {2 * number} trains the likeliest again"
+            )
         return [*lines, self._budget_line()]
 
     def _budget_line(self) -> str:

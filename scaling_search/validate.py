@@ -108,7 +108,7 @@ def _conclude(plan: "Plan", folder: "RunFolder", study: "Study", lines: list[str
     metric, task, anchor = plan.metric, plan.task, plan.anchor
     assessment = assess(anchor, plan.levels, accuracies_by_seed(study.results))
     more = _more(plan.settings, assessment) if assessment.kind == "NOT RESOLVED" else {}
-    verdict = [*verdict_lines(assessment), *_price(plan, study, more)]
+    verdict = [*verdict_lines(assessment), *_price(plan, assessment, study, more)]
     notes = list(_notes(assessment, study, task.majority if task.training else None))
     following = _next_command(plan, assessment, more)
     frame = report.results_frame(assessment, anchor.cost)
@@ -168,16 +168,17 @@ def _next_command(plan: "Plan", assessment: "Assessment", more: Mapping[str, Any
 
 def _more(settings: Settings, assessment: "Assessment") -> Mapping[str, Any]:
     """Flags that may resolve what is open: the seeds that it takes, or a larger phi."""
-    needed = [c.seeds_needed for c in assessment.open_axes]
-    known = [number for number in needed if number is not None]
-    if known and len(known) == len(needed):
-        return {"seeds": max(*known, settings.seeds + 1)}  # failed trials may have been the lack
+    if (decisive := assessment.decisive) is not None and decisive.seeds_needed is not None:
+        # Failed trials may have been the lack.
+        return {"seeds": max(decisive.seeds_needed, settings.seeds + 1)}
     if assessment.comparisons and not any(judged.freedom for judged in assessment.levels):
         return {"seeds": max(3, settings.seeds + 1)}
     return {"phi": (*settings.phi, max(settings.phi) + 1)}
 
 
-def _price(plan: "Plan", study: "Study", more: Mapping[str, Any]) -> Iterable[str]:
+def _price(
+    plan: "Plan", assessment: "Assessment", study: "Study", more: Mapping[str, Any]
+) -> Iterable[str]:
     """What the further seeds cost, by the time that the trials took; nothing of a larger phi."""
     seconds: dict[str, list[float]] = {}
     for result in study.completed:
@@ -187,9 +188,11 @@ def _price(plan: "Plan", study: "Study", more: Mapping[str, Any]) -> Iterable[st
     if "seeds" in more and plan.networks.keys() <= seconds.keys():
         seeds = more["seeds"] - plan.settings.seeds
         needed = seeds * sum(map(fmean, seconds.values())) / plan.workers.count
+        decisive = assessment.decisive
+        why = "" if decisive is None else f" for {decisive.rival.contestant.label}, which decides,"
         yield (
-            f"--seeds {more['seeds']} is {seeds * len(plan.networks)} trainings more, about "
-            f"{format_duration(needed)}; --phi {max(plan.settings.phi) + 1:g} instead looks "
+            f"to do: --seeds {more['seeds']}{why} is {seeds * len(plan.networks)} trainings more, "
+            f"about {format_duration(needed)}; --phi {max(plan.settings.phi) + 1:g} instead looks "
             "further up, where rules part"
         )
 

@@ -159,6 +159,18 @@ def test_more_trials_than_there_are_trainings_are_no_plan(
     assert "plan    a race of at most 18 of 18 trainings" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("seeds", "is_said"), [(1, False), (2, True), (3, True), (4, False)])
+def test_a_budget_without_a_second_seed_is_said(
+    seeds: int, is_said: bool, tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments(baseline, tmp_path / "run", "--seeds", str(seeds), "--dry-run")
+    assert main(argv) == 0
+    note = f"note    a third of {9 * seeds} trainings is none twice: "
+    output = capsys.readouterr().out
+    assert (note in output) == is_said
+    assert ("--trials 18 trains the likeliest again" in output) == is_said
+
+
 @pytest.mark.slow
 def test_hours_end_the_race_and_the_same_command_goes_on(
     tmp_path: Path,

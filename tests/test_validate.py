@@ -121,10 +121,13 @@ def test_two_seeds_ask_for_as_many_as_the_verdict_names(
     monkeypatch.setenv("GRID_NOISE", "0.03")
     assert main(arguments(small, tmp_path / "run", "--seeds", "2")) == 0
     output = capsys.readouterr().out
-    named = max(map(int, re.findall(r"(\d+) for (?:depth|width|resolution)", output)))
-    assert named > 3
-    assert f" --seeds {named}" in last(output, "next")
-    assert f"--seeds {named} is {7 * (named - 2)} trainings more, about 0:" in output
+    named = re.findall(r"(\d+) for ((?:depth|width|resolution)) at phi", output)
+    words = shlex.split(last(output, "next"))
+    seeds = words[words.index("--seeds") + 1]
+    (axis,) = (axis for number, axis in named if number == seeds)
+    assert int(seeds) > 3
+    more = f"--seeds {seeds} for {axis}, which decides, is {7 * (int(seeds) - 2)} trainings more"
+    assert more in output
 
 
 def test_noise_is_not_resolved_and_the_next_command_has_the_seeds(
