@@ -9,7 +9,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from scaling_search.compound import Coefficients, ScalingError, scale
 from scaling_search.shares import AXES, PUBLISHED, Shares, shares_of_ratios
 from scaling_search.solve import is_arithmetic
 from scaling_search.steps import Index, Steps, find_steps, reach, thinned, walk
-from scaling_search.triples import COEFFICIENTS, Grid
+from scaling_search.triples import COEFFICIENTS, MAX_TRIPLES, Grid
 from scaling_search.triples import Selection as Selection
 from search_spaces.builder import AnyNetwork
 from search_spaces.cost import Cost, count
@@ -28,6 +27,8 @@ from search_spaces.rounding import Rounding
 
 COARSE_STEPS = 10
 """Steps of depth, and of width, that are combined where costing one network takes long."""
+FINE_STEPS = 64
+"""The same by arithmetic, of a grid with more than `MAX_TRIPLES` triples: a larger `--ratio`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ def find_candidates(
     (latency, memory) or the base is a user's builder, one network takes up to a second: then at
     most `COARSE_STEPS` depths and as many widths are combined, evenly spaced up to what each alone
     may cost, and the resolutions of each pair are found by bisection; at most some 300 networks.
+    By arithmetic it is `FINE_STEPS`, and only where the grid has more than `MAX_TRIPLES` triples.
 
     Args:
         base: The network to scale.
@@ -131,7 +133,7 @@ def spread(candidates: Sequence[Candidate], number: int) -> tuple[Candidate, ...
 def candidates_table(candidates: Iterable[Candidate]) -> str:
     """A line per candidate for the terminal; `also` counts the further triples of a network.
 
-    `d/w/r` are the measured shares of depth, width and resolution; `-` stands for the blocks of a
+    `shares` are the measured ones of depth, width and resolution; `-` stands for the blocks of a
     user's own builder, which nobody knows.
     """
     rows = [
@@ -149,7 +151,7 @@ def candidates_table(candidates: Iterable[Candidate]) -> str:
         for candidate in candidates
     ]
     header = (
-        *("alpha", "beta", "gamma", "nominal", "measured", "d/w/r"),
+        *("alpha", "beta", "gamma", "nominal", "measured", "shares"),
         *("px", "blocks", "params", "MACs", "also"),
     )
     return tabulate(rows, header, colalign=("right",) * len(header), disable_numparse=True)
@@ -199,7 +201,8 @@ class _Search:
 
     def measured(self, grid: Grid) -> _Chosen:
         low, high = grid.near
-        steps = find_steps(self.base, self._reaching(grid).values(), self.rounding)
+        grid = self._reaching(grid)
+        steps = find_steps(self.base, grid.values(), self.rounding)
         known: dict[Index, float] = {}
 
         def ratio(index: Index) -> float:
@@ -207,7 +210,7 @@ class _Search:
                 known[index] = self.ratio(steps.network(index))
             return known[index]
 
-        depths, widths = self._looked_at(steps, ratio, high)
+        depths, widths = self._looked_at(grid, steps, ratio)
         near = walk(
             lambda index: ratio((depths[index[0]], widths[index[1]], index[2])),
             (len(depths), len(widths), len(steps.axes[2])),
@@ -215,6 +218,8 @@ class _Search:
             high,
         )
         indices = [(depths[i], widths[j], k) for i, j, k in near]
+        if (number := sum(map(steps.num_triples, indices))) > MAX_TRIPLES:
+            raise grid.too_many(number, MAX_TRIPLES, f"triples near x{grid.target:g}")
         chosen = {index: steps.triples(index) for index in indices}
         nearest = min(known.values(), key=lambda value: abs(math.log(value / grid.target)))
         description = (
@@ -224,17 +229,19 @@ class _Search:
         return _Chosen(steps=steps, triples=chosen, description=description)
 
     def _looked_at(
-        self, steps: Steps, ratio: Callable[[Index], float], high: Fraction
+        self, grid: Grid, steps: Steps, ratio: Callable[[Index], float]
     ) -> tuple[Sequence[int], Sequence[int]]:
-        """The steps of depth and of width to combine: all, or few where a cost takes long."""
+        """The steps of depth and of width to combine: all, or few where that takes long."""
         depths, widths = range(len(steps.axes[0])), range(len(steps.axes[1]))
-        if is_arithmetic(self.base, self.metric):
+        number = FINE_STEPS if is_arithmetic(self.base, self.metric) else COARSE_STEPS
+        if number == FINE_STEPS and grid.size <= MAX_TRIPLES:
             return depths, widths
+        _, high = grid.near
         affordable_depths = bisect_right(depths, high, key=lambda i: ratio((i, 0, 0)))
         affordable_widths = bisect_right(widths, high, key=lambda j: ratio((0, j, 0)))
         return (
-            thinned(depths[:affordable_depths], COARSE_STEPS),
-            thinned(widths[:affordable_widths], COARSE_STEPS),
+            thinned(depths[:affordable_depths], number),
+            thinned(widths[:affordable_widths], number),
         )
 
     def _reaching(self, grid: Grid) -> Grid:

@@ -12,6 +12,7 @@ assume (`search_spaces.cost.count`).
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -160,30 +161,39 @@ def scale_by(
             width=architecture.width * width,
             resolution=resolution,
         )
-
-    def wider(channels: int) -> int:
-        return channels if width == 1 else round_width(channels * width, rounding.width_divisor)
-
-    def scaled(stage: Stage) -> Stage:
-        repeats = stage.repeats if depth == 1 else rounding.round_depth(stage.repeats * depth)
-        return replace(stage, width=wider(stage.width), repeats=repeats)
-
-    stages = tuple(scaled(stage) for stage in architecture.stages)
-    blocks = sum(stage.repeats for stage in stages)
-    if blocks > MAX_BLOCKS:
-        raise ScalingError(
-            f"A depth factor of {depth:.4g} makes {blocks:,} blocks; at most {MAX_BLOCKS:,} are "
-            "supported. Choose a smaller phi or alpha."
-        )
+    stem, head = architecture.stem, architecture.head_width
     return replace(
         architecture,
         name=name,
         resolution=resolution,
-        stem=replace(architecture.stem, width=wider(architecture.stem.width)),
-        stages=stages,
-        head_width=wider(architecture.head_width) if architecture.head_width else 0,
+        stem=replace(stem, width=_wider(stem.width, width, rounding)),
+        stages=_scaled_stages(architecture.stages, depth, width, rounding),
+        head_width=_wider(head, width, rounding) if head else 0,
         dropout=architecture.dropout if dropout is None else dropout,
     )
+
+
+def _wider(channels: int, factor: float, rounding: Rounding) -> int:
+    return channels if factor == 1 else round_width(channels * factor, rounding.width_divisor)
+
+
+def _scaled_stages(
+    stages: Sequence[Stage], depth: float, width: float, rounding: Rounding
+) -> tuple[Stage, ...]:
+    scaled = tuple(
+        replace(
+            stage,
+            width=_wider(stage.width, width, rounding),
+            repeats=stage.repeats if depth == 1 else rounding.round_depth(stage.repeats * depth),
+        )
+        for stage in stages
+    )
+    if (blocks := sum(stage.repeats for stage in scaled)) > MAX_BLOCKS:
+        raise ScalingError(
+            f"A depth factor of {depth:.4g} makes {blocks:,} blocks; at most {MAX_BLOCKS:,} are "
+            "supported. Choose a smaller phi or alpha."
+        )
+    return scaled
 
 
 def default_rounding(architecture: AnyNetwork, phi: float) -> Rounding:

@@ -43,6 +43,16 @@ class Constants(BaseModel):
         return Coefficients(self.alpha, self.beta, self.gamma)
 
 
+_RULES = {
+    "alpha, beta, gamma": "growth for every doubling: of multiply-adds, 2^shares; with "
+    "source best, of the cost, as the best network's own triple has it",
+    "region": "superlevel set of the surface that holds 90 % of its bootstrapped "
+    "optima, within what the candidates span",
+    "tied": "behind the best by no more than noise explains (one-sided t on the mixed "
+    "model of all trainings, 5 % error shared by all rivals)",
+    "resolved": "F test of the surface against networks that are all equal, p <= .025",
+}
+"""What the keys mean, for whoever reads the file."""
 _MAX_BYTES = 10_000_000
 """Ours have a thousandth of that."""
 
@@ -139,15 +149,7 @@ def content(
             "seed_noise": fit.noise if fit.noise == fit.noise else None,
             "candidates": len(fit.standings),
             "trainings": sum(len(s.accuracies) for s in fit.standings),
-            "rules": {
-                "alpha, beta, gamma": "growth for every doubling: of multiply-adds, 2^shares; with "
-                "source best, of the cost, as the best network's own triple has it",
-                "region": "superlevel set of the surface that holds 90 % of its bootstrapped "
-                "optima, within what the candidates span",
-                "tied": "behind the best by no more than noise explains (one-sided t on the mixed "
-                "model of all trainings, 5 % error shared by all rivals)",
-                "resolved": "F test of the surface against networks that are all equal, p <= .025",
-            },
+            "rules": _RULES,
             **evidence,
         },
     }

@@ -3,9 +3,8 @@
 Members are asked for by phi, or by what each may cost, which is then solved for phi.
 """
 
-import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import pandas as pd
 from nas import cli
 from nas.folder import warn_of_changes
 from nas.untrusted import csv_text
-from scaling_search.compound import Coefficients
+from scaling_search.compound import Coefficients, default_rounding
+from scaling_search.device import Device
 from scaling_search.family_report import (
     implied_text,
     members_text,
@@ -32,10 +32,12 @@ from scaling_search.members import (
     member_for,
     released_member,
 )
+from scaling_search.next_training import data_words, training_lines
+from scaling_search.pixel_steps import suggesting_steps
 from search_spaces.builder import AnyNetwork
 from search_spaces.cost import count
 from search_spaces.files import atomic_write
-from search_spaces.zoo import file_argument, load_architecture
+from search_spaces.zoo import load_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,26 +66,32 @@ def run(settings: Settings) -> int:
         ValueError: Settings, files or coefficients from which no family can be made.
     """
     settings.check()
-    family = _make(settings)
-    table = family_table(family.members, count(family.base).macs)
+    warn_of_changes(settings.baseline_argument(), settings.constants)
+    base = load_architecture(settings.baseline_argument())
+    step = settings.steps.rounding(default_rounding(base, 1)).resolution_divisor
+    with suggesting_steps(base, step):
+        family = _make(base, settings)
+        table = family_table(family.members, count(base).macs)
     print(f"\n{_report(settings, family, table)}\n")
     if not settings.dry_run:
         _write(family.members, table, settings.out)
+    needs = []
     if settings.measure:
-        needs = _measure(family.members, settings)
+        device = settings.find_device()
+        needs = _measure(family.members, settings, device)
         if not settings.dry_run:
-            _write([], table.join(needs), settings.out)
+            _write([], table.join(needs_frame(needs, device)), settings.out)
     if settings.dry_run:
         print(f"dry run, nothing written to {settings.out}")
     else:
         _say_written(family.members, settings.out)
+        for line in _next(family.members, needs, settings):
+            print(line)
     return 0
 
 
-def _make(settings: Settings) -> _Family:
+def _make(base: AnyNetwork, settings: Settings) -> _Family:
     """The family that the flags ask for; says what it is made of."""
-    warn_of_changes(settings.baseline_argument(), settings.constants)
-    base = load_architecture(settings.baseline_argument())
     coefficients = settings.coefficients(base)
     targets = settings.targets()
     phis = settings.phis() if targets is None else []
@@ -131,9 +139,8 @@ def _report(settings: Settings, family: _Family, table: pd.DataFrame) -> str:
     return "\n\n".join(text for text in texts if text is not None)
 
 
-def _measure(members: Sequence[Member], settings: Settings) -> pd.DataFrame:
-    """What the members need on the device, printed; columns for family.csv."""
-    device = settings.find_device()
+def _measure(members: Sequence[Member], settings: Settings, device: Device) -> list[Needs]:
+    """What the members need on the device, printed."""
 
     def progress(needs: Needs) -> None:
         print(f"measured {needs.name}", file=sys.stderr)
@@ -141,7 +148,7 @@ def _measure(members: Sequence[Member], settings: Settings) -> pd.DataFrame:
     networks = [replace(member.architecture, name=member.name) for member in members]
     needs = member_needs(networks, device, train_batch=settings.train_batch, on_member=progress)
     print(f"{needs_table(needs, device)}\n")
-    return needs_frame(needs, device)
+    return needs
 
 
 def _write(members: Sequence[Member], table: pd.DataFrame, out: Path) -> None:
@@ -159,9 +166,12 @@ def _say_written(members: Sequence[Member], out: Path) -> None:
     print(f"wrote   {out}/{{{files}}}")
     if others:
         warn(f"{out} also has {', '.join(sorted(others))}, of an earlier run and not in the table.")
-    larger = next((member for member in members if member.phi > 0), members[0])
-    arch = shlex.quote(file_argument(larger.architecture, out / f"{larger.name}.json"))
-    print(f"next    python -m nas.train --arch {arch} --data ... --out ...")
+
+
+def _next(members: Sequence[Member], needs: Sequence[Needs], settings: Settings) -> Iterator[str]:
+    further = [] if settings.device == "auto" else ["--device", settings.device]
+    data = data_words(settings.baseline, settings.constants)
+    return training_lines(members, needs, settings.out, data, further)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Settings(ScalingOptions):
     trials: int | None = None
     """Trainings in all, at most; by default a third of all candidates with all seeds."""
     hours: float | None = None
-    """Time in all, at most: no training begins that would end later."""
+    """Time of this start, at most: no training begins that would end later."""
     full: bool = False
     """Train all candidates with all seeds instead of racing them."""
 
@@ -127,7 +127,7 @@ def _train(plan: Plan, folder: "RunFolder") -> Trained:
         describe=_describe,
     )
     schedule, trials, failed, slowest = plan.schedule, 0, 0, None
-    while runs := schedule.next_round(plan.affordable(slowest)):
+    while runs := schedule.next_round(plan.affordable(slowest), plan.is_known):
         print(schedule.describe(len(runs)), flush=True)
         study = runner.run_all("grid", [_proposal(plan, *run) for run in runs])
         trials += study.num_finished
@@ -160,14 +160,37 @@ def _describe(labels: Mapping[str, Any]) -> str:
 def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -> None:
     """Fit, write and print what came out."""
     from scaling_search.constants import content, grid_frame, to_json
-    from scaling_search.report import remedies, summary, triangle_plot
+    from scaling_search.report import more_trainings, remedies, summary, triangle_plot
 
     settings, schedule = plan.settings, trained.schedule
     fit = schedule.fit
     if fit is None:
         failed = f"; {trained.failed} failed, see trials.csv" if trained.failed else ""
         raise UserError(f"Time was up (--hours) before a training gave an accuracy{failed}.")
-    evidence = {
+    baseline = {"name": plan.base.name, "digest": plan.base.digest}
+    left_out = plan.found - len(plan.candidates)
+    advice = remedies(fit, settings.ratio, left_out)
+    made = content(fit, baseline, _evidence(plan, trained), advice, settings.ratio)
+    folder.write("constants.json", to_json(made))
+    folder.write("grid.csv", csv_text(grid_frame(fit)))
+    folder.write("grid.png", triangle_plot(fit))
+    file = folder.write("baseline.json", plan.base.to_json())
+    for line in _notes(plan, trained):
+        print(f"note    {line}")
+    majority = plan.task.majority if plan.task.training else None
+    for line in summary(fit, majority, settings.ratio, left_out):
+        print(line)
+    print(f"wrote   {folder.path}/constants.json, grid.csv, grid.png, trials.csv")
+    if more := more_trainings(fit):
+        print(f"next    {command_line(MODULE, replace(settings, **more, full=True, trials=None))}")
+    for name in ("family", "validate"):
+        print(f"next    {_next_command(name, plan, folder.path, file)}")
+
+
+def _evidence(plan: Plan, trained: Trained) -> dict[str, Any]:
+    """What the constants rest on, beside what the fit says."""
+    settings = plan.settings
+    return {
         "epochs": settings.epochs,
         "seeds": settings.seeds,
         "trials": trained.trials,
@@ -181,22 +204,6 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
         "rounding": asdict(plan.rounding),
         **plan.task.conditions,
     }
-    baseline = {"name": plan.base.name, "digest": plan.base.digest}
-    left_out = plan.found - len(plan.candidates)
-    advice = remedies(fit, settings.ratio, left_out)
-    made = content(fit, baseline, evidence, advice, settings.ratio)
-    folder.write("constants.json", to_json(made))
-    folder.write("grid.csv", csv_text(grid_frame(fit)))
-    folder.write("grid.png", triangle_plot(fit))
-    file = folder.write("baseline.json", plan.base.to_json())
-    for line in _notes(plan, trained):
-        print(f"note    {line}")
-    majority = plan.task.majority if plan.task.training else None
-    for line in summary(fit, majority, settings.ratio, left_out):
-        print(line)
-    print(f"wrote   {folder.path}/constants.json, grid.csv, grid.png, trials.csv")
-    for name in ("family", "validate"):
-        print(f"next    {_next_command(name, plan, folder.path, file)}")
 
 
 def _notes(plan: Plan, trained: Trained) -> list[str]:

@@ -12,6 +12,7 @@ from nas.costs.named import cost_conditions
 from nas.search.session import about, estimate
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
 from scaling_search.options import FINEST, with_classes
+from scaling_search.pixel_steps import suggesting_steps
 from scaling_search.resolvable import resolvability
 from scaling_search.solve import is_arithmetic
 from scaling_search.triples import Grid
@@ -20,9 +21,16 @@ from search_spaces.rounding import Rounding
 
 if TYPE_CHECKING:
     from nas.search.task import Task
+    from nas.trials.trial import MeasurementKey
     from nas.workers import Workers
     from scaling_search.grid import Settings
-    from scaling_search.race import Schedule
+    from scaling_search.race import Run, Schedule
+
+_LEGEND = (
+    "        nominal: alpha*beta^2*gamma^2; measured: cost over the base's; shares of depth/width/",
+    "        resolution in the added multiply-adds; also: further triples of the same network",
+)
+"""Of the table of candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,8 @@ class Plan:
     found: int
     """Networks of the grid, before some are left out."""
     candidates: tuple[Candidate, ...]
+    known: "frozenset[MeasurementKey]"
+    """What the run folder holds already: it takes no time."""
     remarks: tuple[str, ...]
     """What was changed, and what the grid cannot resolve."""
     workers: "Workers"
@@ -102,6 +112,7 @@ class Plan:
             f"{len(self.candidates)} networks, measured x{min(ratios):.2f} to x{max(ratios):.2f}"
             + (f"; {left_out} more between them are left out (--candidates)" if left_out else ""),
             candidates_table(self.candidates),
+            *_LEGEND,
             *(f"note    {remark}" for remark in self.remarks),
         ]
         low, high = (settings.ratio * (1 + s * settings.tolerance) for s in (-1, 1))
@@ -109,6 +120,12 @@ class Plan:
             lines.append(
                 f"note    {outside} of {len(ratios)} networks really cost more or less than the "
                 "tolerance allows; the fit corrects for it. --select measured needs no correction"
+            )
+        number = len(self.candidates)
+        if self.schedule.budget == number < number * settings.seeds and settings.trials is None:
+            lines.append(
+                f"note    a third of {number * settings.seeds} trainings is none twice: noise only "
+                f"shows in what the fit leaves. --trials {2 * number} trains the likeliest again"
             )
         return [*lines, self._budget_line()]
 
@@ -124,20 +141,28 @@ class Plan:
             f"{settings.epochs} epochs{hours}, {self.workers.describe()} · {about(time_needed)}"
         )
 
+    def is_known(self, run: "Run") -> bool:
+        """Whether a training of the schedule is in the run folder."""
+        candidate, seed = run
+        key = candidate.architecture.digest, self.settings.epochs, self.settings.seed + seed
+        return key in self.known
+
     def check_hours(self) -> None:
-        """Refuse hours that do not suffice for the first round.
+        """Refuse hours that do not suffice for what is left of the first round.
 
         Raises:
             UserError: They do not, as far as can be told.
         """
-        hours, number = self.settings.hours, len(self.candidates)
+        hours = self.settings.hours
         if hours is None or self.seconds is None:
             return
-        needed = self.seconds * number / self.workers.count
+        left = sum(not self.is_known((candidate, 0)) for candidate in self.candidates)
+        needed = self.seconds * left / self.workers.count
         if needed > hours * 3600:
+            have_none = " that have none yet" if left < len(self.candidates) else ""
             raise UserError(
-                f"`--hours {hours:g}` does not suffice for one training of each of the {number} "
-                f"networks, about {format_duration(needed)}. Raise it, or take fewer "
+                f"`--hours {hours:g}` does not suffice for one training of each of the {left} "
+                f"networks{have_none}, about {format_duration(needed)}. Raise it, or take fewer "
                 "`--candidates`, `--epochs` or `--max-images`."
             )
 
@@ -159,28 +184,19 @@ def prepare(settings: "Settings") -> Plan:
         ValueError: The flags contradict one another, or cannot be met.
     """
     started = time.monotonic()
-    grid = Grid(
-        step=settings.step,
-        alpha=_bounds(settings.max_alpha),
-        beta=_bounds(settings.max_beta),
-        gamma=_bounds(settings.max_gamma),
-        target=settings.ratio,
-        tolerance=settings.tolerance,
-        selection=settings.select,
-    )
+    grid = _grid(settings)
     workers, base = settings.where(), settings.load_base()
     metric, rounding = settings.metric(workers), settings.rounding(base)
     gamma = settings.max_gamma or math.sqrt(settings.ratio * (1 + settings.tolerance))
     finest = math.ceil(base.resolution * gamma * (FINEST if metric.conditions else 1))
+    found = None
     if not metric.conditions:  # counted, so it is known, or refused, before images are read
-        _announce(base, metric)
-        known = find_candidates(base, grid, rounding, metric)
-        finest = max(finest, *(candidate.architecture.resolution for candidate in known))
+        found = _find(base, grid, rounding, metric)
+        finest = max(finest, *(candidate.architecture.resolution for candidate in found))
     task, native = settings.load_scaling_task(base, finest, workers)
     base, remarks = with_classes(base, task.num_classes)
-    if metric.conditions:
-        _announce(base, metric)
-    found = find_candidates(base, grid, rounding, metric)
+    if found is None or remarks:  # another classifier costs something else
+        found = _find(base, grid, rounding, metric)
     candidates = spread(found, settings.candidates) if settings.candidates else found
     networks = [candidate.architecture for candidate in candidates]
     task, workers = settings.tune(task, workers, networks, run_dir=settings.run_dir)
@@ -192,6 +208,7 @@ def prepare(settings: "Settings") -> Plan:
         rounding=rounding,
         found=len(found),
         candidates=candidates,
+        known=_known(settings, base),
         remarks=(*remarks, *resolvability(base, grid, rounding), *_enlarged(candidates, native)),
         workers=workers,
         seconds=_seconds(task, typical(networks), settings.epochs, workers),
@@ -201,13 +218,44 @@ def prepare(settings: "Settings") -> Plan:
     return plan
 
 
-def _announce(base: AnyNetwork, metric: Metric) -> None:
+def _known(settings: "Settings", base: AnyNetwork) -> "frozenset[MeasurementKey]":
+    """What need not be trained, as far as `--hours` wants to know it.
+
+    Raises:
+        ValueError: The record is damaged, or holds what it must not.
+    """
+    database = settings.run_dir / "study.db"
+    if settings.hours is None or not database.exists():
+        return frozenset()
+    from nas.trials.attributes import known_measurements
+    from nas.trials.audit import check_record
+
+    check_record(database, base)
+    return frozenset(known_measurements(database))
+
+
+def _find(
+    base: AnyNetwork, grid: Grid, rounding: Rounding, metric: Metric
+) -> tuple[Candidate, ...]:
     if not is_arithmetic(base, metric):
         print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
+    with suggesting_steps(base, rounding.resolution_divisor):
+        return find_candidates(base, grid, rounding, metric)
 
 
-def _bounds(highest: float | None) -> tuple[float, float] | None:
-    return None if highest is None else (1.0, highest)
+def _grid(settings: "Settings") -> Grid:
+    def bounds(highest: float | None) -> tuple[float, float] | None:
+        return None if highest is None else (1.0, highest)
+
+    return Grid(
+        step=settings.step,
+        alpha=bounds(settings.max_alpha),
+        beta=bounds(settings.max_beta),
+        gamma=bounds(settings.max_gamma),
+        target=settings.ratio,
+        tolerance=settings.tolerance,
+        selection=settings.select,
+    )
 
 
 def _enlarged(candidates: Sequence[Candidate], native: int | None) -> list[str]:

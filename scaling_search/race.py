@@ -8,7 +8,7 @@ model of all trainings, 5 % error shared by all rivals.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,8 +41,15 @@ class Schedule(Protocol):
         """Whether there is nothing left to train."""
         ...
 
-    def next_round(self, at_most: int | None = None) -> list[Run]:
-        """The trainings of the next round, `at_most` so many; empty: over, or none allowed."""
+    def next_round(
+        self, at_most: int | None = None, is_known: Callable[[Run], bool] = lambda run: False
+    ) -> list[Run]:
+        """The trainings of the next round; empty: over, or none allowed.
+
+        Args:
+            at_most: So many that are not known.
+            is_known: Whether a training takes no time, for it was done before.
+        """
         ...
 
     def tell(self, accuracies: Accuracies) -> None:
@@ -81,15 +88,18 @@ class FullGrid:
     def is_over(self) -> bool:
         return self._begun >= self.budget
 
-    def next_round(self, at_most: int | None = None) -> list[Run]:
+    def next_round(
+        self, at_most: int | None = None, is_known: Callable[[Run], bool] = lambda run: False
+    ) -> list[Run]:
         number = len(self.candidates) - self._begun % len(self.candidates)
         number = min(number, self.budget - self._begun)
-        number = number if at_most is None else min(number, at_most)
         indices = range(self._begun, self._begun + number)
-        self._begun += number
-        return [
+        every = [
             (self.candidates[i % len(self.candidates)], i // len(self.candidates)) for i in indices
         ]
+        runs = _affordable(every, at_most, is_known)
+        self._begun += len(runs)
+        return runs
 
     def tell(self, accuracies: Accuracies) -> None:
         _merge(self._accuracies, accuracies)
@@ -148,13 +158,13 @@ class Race:
     def is_over(self) -> bool:
         return self.spent >= self.budget or not self._choose()
 
-    def next_round(self, at_most: int | None = None) -> list[Run]:
-        limit = self.budget - self.spent
-        if at_most is not None:
-            limit = min(limit, at_most)
-        chosen = self._choose()[: max(0, limit)]
-        runs = [(c, self._started[c.architecture.digest]) for c in chosen]
-        for candidate in chosen:
+    def next_round(
+        self, at_most: int | None = None, is_known: Callable[[Run], bool] = lambda run: False
+    ) -> list[Run]:
+        chosen = self._choose()[: max(0, self.budget - self.spent)]
+        every = [(c, self._started[c.architecture.digest]) for c in chosen]
+        runs = _affordable(every, at_most, is_known)
+        for candidate, _ in runs:
             self._started[candidate.architecture.digest] += 1
         self.spent += len(runs)
         self._rounds += bool(runs)
@@ -196,6 +206,20 @@ class Race:
 def default_budget(candidates: int, seeds: int) -> int:
     """A third of all trainings, and one of each candidate at least."""
     return max(candidates, math.ceil(candidates * seeds * SHARE))
+
+
+def _affordable(
+    runs: Sequence[Run], at_most: int | None, is_known: Callable[[Run], bool]
+) -> list[Run]:
+    """The first of `runs`, `at_most` so many that are not known."""
+    found: list[Run] = []
+    for run in runs:
+        if at_most is not None and not is_known(run):
+            if at_most == 0:
+                break
+            at_most -= 1
+        found.append(run)
+    return found
 
 
 def _merge(known: dict[str, dict[int, float]], accuracies: Accuracies) -> None:

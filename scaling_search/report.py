@@ -7,6 +7,8 @@ from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -16,6 +18,8 @@ from scaling_search.shares import AXES, RULES, Shares
 from scaling_search.surface import MIN_FOR_QUADRATIC
 from scaling_search.two_way import MAX_SEEDS, POWER
 
+FEW_SEEDS = 3
+"""The fewest of each network that tell its noise from what it is."""
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 """Where depth, width and resolution alone are drawn."""
 
@@ -84,10 +88,11 @@ def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
         )
     if fit.resolved or fit.patternless:
         return found
-    if not any(len(s.accuracies) > 1 for s in fit.standings):
+    if _one_seed(fit):
         return [
             *found,
-            "one seed says little about noise: --seeds 3 or more with --full, or more --trials",
+            f"one seed says little about noise: --seeds {FEW_SEEDS} or more with --full, or more "
+            "--trials",
         ]
     more = seeds_needed(fit)
     if more is not None:
@@ -102,6 +107,19 @@ def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
         )
     found.append(f"{further}: networks differ more the further they are scaled")
     return found
+
+
+def more_trainings(fit: Fit) -> dict[str, int]:
+    """The number of seeds of every network that may resolve what is not, as a flag; or nothing."""
+    if fit.resolved or fit.patternless or len(fit.standings) == 1:
+        return {}
+    more = FEW_SEEDS if _one_seed(fit) else seeds_needed(fit)
+    return {} if more is None else {"seeds": more}
+
+
+def _one_seed(fit: Fit) -> bool:
+    """Whether no network was trained twice."""
+    return all(len(standing.accuracies) == 1 for standing in fit.standings)
 
 
 def seeds_needed(fit: Fit) -> int | None:
@@ -177,50 +195,82 @@ def _unresolved(fit: Fit) -> list[str]:
 
 
 def triangle_plot(fit: Fit) -> bytes:
-    """PNG of the triangle of shares: networks, the surface, the region, and known rules."""
+    """PNG of the triangle of shares: networks, the surface, the region, and known rules.
+
+    One scale of colours for surface and networks; the single axes are the corners, and their marks
+    are the corners' names. All other marks are hollow: nothing lies on a network's colour.
+    """
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
     axes.set_aspect("equal")
     axes.axis("off")
     axes.plot(*_CORNERS[[0, 1, 2, 0]].T, color="0.6", linewidth=1)
-    for corner, axis, offset in zip(_CORNERS, AXES, ((0, -14), (0, -14), (0, 8)), strict=True):
+    for corner, axis, offset in zip(_CORNERS, AXES, ((0, -18), (0, -18), (0, 12)), strict=True):
         axes.annotate(f"{axis} only", corner, offset, textcoords="offset points", ha="center")
+    colours = Normalize(*_accuracies_drawn(fit))
+    figure.colorbar(
+        ScalarMappable(colours, "viridis"), ax=axes, shrink=0.7, label="accuracy by the fit"
+    )
     if fit.heights is not None and len(fit.points) > 3:
-        _draw_surface(axes, fit)
-    points = np.array([s.candidate.shares.values for s in fit.standings]) @ _CORNERS
-    colours = [s.estimate for s in fit.standings]
-    drawn = axes.scatter(*points.T, c=colours, s=45, edgecolor="black", linewidth=0.7, zorder=3)
-    figure.colorbar(drawn, ax=axes, shrink=0.7, label="accuracy by the fit")
-    tied = [s.tied for s in fit.standings]
-    axes.scatter(
-        *points[tied].T, s=120, facecolor="none", edgecolor="C3", zorder=4, label="best and tied"
-    )
-    for (name, shares), marker in zip(RULES.items(), cycle("*D^svP"), strict=False):
-        axes.scatter(
-            *(np.array(shares.values) @ _CORNERS), marker=marker, s=70, color="C1", zorder=5,
-            label=f"{name} only" if name in AXES else name,
-        )  # fmt: skip
-    if fit.optimum is not None and fit.resolved:
-        axes.scatter(
-            *(np.array(fit.optimum.values) @ _CORNERS), marker="x", s=110, color="black", zorder=6,
-            label="optimum of the fit",
-        )  # fmt: skip
+        _draw_surface(axes, fit, colours)
+    _draw_networks(axes, fit, colours)
+    _draw_rules(axes, fit)
     axes.set_title(
-        "shares of the added cost" if fit.resolved else "not resolved: a default is used"
+        "shares of the added cost" if fit.resolved else "not resolved: a default is used", pad=14
     )
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="upper left", labelspacing=0.9)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
 
 
-def _draw_surface(axes: Axes, fit: Fit) -> None:
+def _accuracies_drawn(fit: Fit) -> tuple[float, float]:
+    """The least and the largest accuracy that has a colour."""
+    drawn = [standing.estimate for standing in fit.standings]
+    if fit.heights is not None:
+        drawn += fit.heights.tolist()
+    return min(drawn), max(drawn)
+
+
+def _draw_surface(axes: Axes, fit: Fit, colours: Normalize) -> None:
     assert fit.heights is not None
     assert fit.region is not None
     x, y = (fit.points @ _CORNERS).T
-    axes.scatter(x, y, c=fit.heights, s=18, alpha=0.35, marker="h", linewidth=0, zorder=1)
+    axes.scatter(
+        x, y, c=fit.heights, norm=colours, s=18, alpha=0.4, marker="h", linewidth=0, zorder=1
+    )
     if fit.resolved:
         axes.scatter(
-            x[fit.region], y[fit.region], s=14, color="C2", alpha=0.55, linewidth=0, zorder=2,
+            x[fit.region], y[fit.region], s=5, color="black", linewidth=0, zorder=2,
             label="90 % region",
+        )  # fmt: skip
+
+
+def _draw_networks(axes: Axes, fit: Fit, colours: Normalize) -> None:
+    points = np.array([s.candidate.shares.values for s in fit.standings]) @ _CORNERS
+    estimates = [standing.estimate for standing in fit.standings]
+    axes.scatter(
+        *points.T, c=estimates, norm=colours, s=45, edgecolor="black", linewidth=0.7, zorder=3
+    )
+    tied = [i for i, standing in enumerate(fit.standings) if standing.tied and i > 0]
+    for indices, width, label in (([0], 2.5, "best"), (tied, 1.0, "tied with it")):
+        if indices:
+            axes.scatter(
+                *points[indices].T, s=130, facecolor="none", edgecolor="C3", linewidth=width,
+                zorder=4, label=label,
+            )  # fmt: skip
+
+
+def _draw_rules(axes: Axes, fit: Fit) -> None:
+    """Rules that are no corner, hollow, and the fit's optimum."""
+    inner = {name: shares for name, shares in RULES.items() if name not in AXES}
+    for (name, shares), marker in zip(inner.items(), cycle("*DP^vp"), strict=False):
+        axes.scatter(
+            *(np.array(shares.values) @ _CORNERS), marker=marker, s=110, facecolor="none",
+            edgecolor="C1", linewidth=1.8, zorder=5, label=name,
+        )  # fmt: skip
+    if fit.optimum is not None and fit.resolved:
+        axes.scatter(
+            *(np.array(fit.optimum.values) @ _CORNERS), marker="s", s=260, facecolor="none",
+            edgecolor="black", linewidth=1.5, zorder=6, label="optimum of the fit",
         )  # fmt: skip

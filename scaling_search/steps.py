@@ -6,6 +6,7 @@ near a cost lie on a surface that is found by bisection, at a small part of the 
 """
 
 import itertools
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class Steps:
         """All triples that make `network(index)`."""
         values = (axis[i].values for axis, i in zip(self.axes, index, strict=True))
         return [Coefficients(*triple) for triple in itertools.product(*values)]
+
+    def num_triples(self, index: Index) -> int:
+        """How many these are."""
+        return math.prod(len(axis[i].values) for axis, i in zip(self.axes, index, strict=True))
 
     def shares(self, index: Index) -> Shares | None:
         """Measured shares; None where no dimension alone changes the multiply-adds."""

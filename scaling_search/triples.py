@@ -9,6 +9,9 @@ from typing import Literal
 from scaling_search.compound import Coefficients, ScalingError
 
 MAX_TRIPLES = 1_000_000
+"""Triples that are looked at one by one, or that networks near the target may have in all."""
+MAX_VALUES = 10_000
+"""Values of one coefficient: each takes a network to find its step."""
 # The ends of the tolerance belong to it, also where a user's floats fall just short of them.
 _GUARD = Fraction(1, 10**9)
 COEFFICIENTS = ("alpha", "beta", "gamma")
@@ -57,12 +60,23 @@ class Grid:
             raise ScalingError(
                 f"`selection` must be 'formula' or 'measured'; got {self.selection!r}."
             )
-        size = math.prod(map(self._size, COEFFICIENTS))
-        if size > MAX_TRIPLES:
-            raise ScalingError(
-                f"This grid has {size:,} triples; at most {MAX_TRIPLES:,} are supported. Choose a "
-                f"larger step than {self.step:g} or closer bounds."
-            )
+        for axis in COEFFICIENTS:
+            if (values := self._size(axis)) > MAX_VALUES:
+                raise self.too_many(values, MAX_VALUES, f"values of {axis}")
+        if self.selection == "formula" and self.size > MAX_TRIPLES:
+            raise self.too_many(self.size, MAX_TRIPLES, "triples")
+
+    @property
+    def size(self) -> int:
+        """Triples within the bounds."""
+        return math.prod(map(self._size, COEFFICIENTS))
+
+    def too_many(self, number: int, most: int, what: str) -> ScalingError:
+        """The error of a grid with `number` of something, more than `most`."""
+        return ScalingError(
+            f"This grid has {number:,} {what}; at most {most:,} are supported. Choose a larger "
+            f"step than {self.step:g} or closer bounds."
+        )
 
     @property
     def near(self) -> tuple[Fraction, Fraction]:

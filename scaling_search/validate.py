@@ -5,9 +5,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import UserError, command_line
+from nas.cli import UserError, command_line, format_duration
 from nas.cli import main as cli_main
 from nas.search.session import run_session
 from nas.untrusted import csv_text
@@ -106,9 +107,10 @@ def _conclude(plan: "Plan", folder: "RunFolder", study: "Study", lines: list[str
 
     metric, task, anchor = plan.metric, plan.task, plan.anchor
     assessment = assess(anchor, plan.levels, accuracies_by_seed(study.results))
-    verdict = verdict_lines(assessment)
+    more = _more(plan.settings, assessment) if assessment.kind == "NOT RESOLVED" else {}
+    verdict = [*verdict_lines(assessment), *_price(plan, assessment, study, more)]
     notes = list(_notes(assessment, study, task.majority if task.training else None))
-    following = _next_command(plan, assessment)
+    following = _next_command(plan, assessment, more)
     frame = report.results_frame(assessment, anchor.cost)
     folder.write("validate.csv", csv_text(frame))
     folder.write("validate.png", report.scaling_plot(assessment, metric))
@@ -140,13 +142,13 @@ def _notes(assessment: "Assessment", study: "Study", majority: float | None) -> 
         )
 
 
-def _next_command(plan: "Plan", assessment: "Assessment") -> str:
+def _next_command(plan: "Plan", assessment: "Assessment", more: Mapping[str, Any]) -> str:
     """Scaling by the constants that stand; where none do, this command with more to go by."""
     from scaling_search.validate_words import winner
 
     settings = plan.settings
-    if assessment.kind == "NOT RESOLVED":
-        return command_line(MODULE, replace(settings, **_more(settings, assessment)))
+    if more:
+        return command_line(MODULE, replace(settings, **more))
     words = ["python", "-m", "scaling_search.family"]
     words += ["--baseline", file_argument(plan.base, f"{settings.run_dir}/baseline.json")]
     words += ["--out", f"{settings.run_dir}/family"]
@@ -166,13 +168,33 @@ def _next_command(plan: "Plan", assessment: "Assessment") -> str:
 
 def _more(settings: Settings, assessment: "Assessment") -> Mapping[str, Any]:
     """Flags that may resolve what is open: the seeds that it takes, or a larger phi."""
-    needed = [c.seeds_needed for c in assessment.open_axes]
-    known = [number for number in needed if number is not None]
-    if assessment.comparisons and settings.seeds < 3:
-        return {"seeds": 3}
-    if known and len(known) == len(needed):
-        return {"seeds": max(*known, settings.seeds + 1)}  # failed trials may have been the lack
+    if (decisive := assessment.decisive) is not None and decisive.seeds_needed is not None:
+        # Failed trials may have been the lack.
+        return {"seeds": max(decisive.seeds_needed, settings.seeds + 1)}
+    if assessment.comparisons and not any(judged.freedom for judged in assessment.levels):
+        return {"seeds": max(3, settings.seeds + 1)}
     return {"phi": (*settings.phi, max(settings.phi) + 1)}
+
+
+def _price(
+    plan: "Plan", assessment: "Assessment", study: "Study", more: Mapping[str, Any]
+) -> Iterable[str]:
+    """What the further seeds cost, by the time that the trials took; nothing of a larger phi."""
+    seconds: dict[str, list[float]] = {}
+    for result in study.completed:
+        if not result.outcome.reused_from:
+            digest = result.job.proposal.architecture.digest
+            seconds.setdefault(digest, []).append(result.outcome.seconds)
+    if "seeds" in more and plan.networks.keys() <= seconds.keys():
+        seeds = more["seeds"] - plan.settings.seeds
+        needed = seeds * sum(map(fmean, seconds.values())) / plan.workers.count
+        decisive = assessment.decisive
+        why = "" if decisive is None else f" for {decisive.rival.contestant.label}, which decides,"
+        yield (
+            f"to do: --seeds {more['seeds']}{why} is {seeds * len(plan.networks)} trainings more, "
+            f"about {format_duration(needed)}; --phi {max(plan.settings.phi) + 1:g} instead looks "
+            "further up, where rules part"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

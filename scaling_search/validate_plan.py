@@ -14,6 +14,7 @@ from scaling_search.compound import Coefficients
 from scaling_search.constants import read_constants
 from scaling_search.contest import Contestant, Level, find_level, networks
 from scaling_search.options import FINEST, with_classes
+from scaling_search.pixel_steps import suggesting_steps
 from scaling_search.validate_report import level_table
 from search_spaces.builder import AnyNetwork
 
@@ -137,14 +138,17 @@ def prepare(settings: "Settings") -> Plan:
     metric, rounding = settings.metric(workers), settings.rounding(base)
 
     def levels() -> tuple[Level, ...]:
-        return tuple(find_level(base, fitted, phi, metric, rounding) for phi in phis)
+        with suggesting_steps(base, rounding.resolution_divisor):
+            return tuple(find_level(base, fitted, phi, metric, rounding) for phi in phis)
 
-    finest = math.ceil(FINEST * base.resolution * 2 ** (phis[-1] / 2))
+    finest, trained = math.ceil(FINEST * base.resolution * 2 ** (phis[-1] / 2)), None
     if not metric.conditions:  # arithmetic, so it is known, or refused, before images are read
-        finest = max(n.resolution for n in networks(base, levels()).values())
+        trained = levels()
+        finest = max(n.resolution for n in networks(base, trained).values())
     task, native = settings.load_scaling_task(base, finest, workers)
     base, remarks = with_classes(base, task.num_classes)
-    trained = levels()
+    if trained is None or remarks:  # another classifier costs something else
+        trained = levels()
     compared = list(networks(base, trained).values())
     task, workers = settings.tune(task, workers, compared, run_dir=settings.run_dir)
     return Plan(

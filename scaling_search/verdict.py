@@ -112,6 +112,20 @@ class Assessment:
         return tuple(c for c in self.comparisons if c.axes and c.outcome == "not told apart")
 
     @property
+    def decisive(self) -> Comparison | None:
+        """The open axis whose seeds decide the verdict; None: no number of seeds does.
+
+        One axis ahead of the fit is enough for FAILS: of those that look ahead it is the one that
+        takes the fewest seeds. HOLDS takes all axes: else it is the one that takes most.
+        """
+        known = [(c.seeds_needed, c) for c in self.open_axes if c.seeds_needed is not None]
+        if ahead := [pair for pair in known if pair[1].difference < 0]:
+            return min(ahead, key=lambda pair: pair[0])[1]
+        if not known or len(known) < len(self.open_axes):
+            return None
+        return max(known, key=lambda pair: pair[0])[1]
+
+    @property
     def kind(self) -> Kind:
         """HOLDS: ahead of every single axis, and behind no rule; FAILS: behind some rule."""
         if any(c.outcome == "behind" for c in self.comparisons):

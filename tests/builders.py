@@ -144,6 +144,43 @@ def no_width(*, depth: float, width: float, resolution: int) -> nn.Module:
     return Plain(math.ceil(2 * depth), 8, 10)
 
 
+class Patches(nn.Module):
+    """A small vision transformer: images are whole patches of 16 px."""
+
+    def __init__(self, blocks: int, channels: int, resolution: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, channels, 16, 16)
+        self.positions = nn.Parameter(torch.zeros((resolution // 16) ** 2, channels))
+        self.mixers = nn.ModuleList(nn.Linear(channels, channels) for _ in range(blocks))
+        self.out = nn.Linear(channels, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] % 16:
+            raise ValueError(f"no whole patches in {images.shape[-1]} px")
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions
+        for mixer in self.mixers:
+            tokens = tokens + mixer(tokens).relu()
+        return self.out(tokens.mean(1))
+
+
+def patches(*, depth: float, width: float, resolution: int) -> nn.Module:
+    return Patches(math.ceil(2 * depth - 1e-9), round(8 * width), resolution)
+
+
+def only_64(*, depth: float, width: float, resolution: int) -> nn.Module:
+    """No resolution but one."""
+    if resolution != 64:
+        raise ValueError("64 px or nothing")
+    return plain(depth=depth, width=width, resolution=resolution)
+
+
+def shallow(*, depth: float, width: float, resolution: int) -> nn.Module:
+    """Any resolution, but no depth above 2."""
+    if depth > 2:
+        raise ValueError("too deep")
+    return plain(depth=depth, width=width, resolution=resolution)
+
+
 class Auxiliary(Plain):
     """Wrong: two outputs in training."""
 

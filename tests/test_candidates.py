@@ -17,6 +17,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.cost import count
 from search_spaces.rounding import Rounding
 from search_spaces.zoo import ZOO, efficientnet_b0
+from tests.grid_evaluators import TINY
 from tests.strategies import architectures
 
 PAPER = Coefficients(1.2, 1.1, 1.15)
@@ -155,7 +156,7 @@ def test_a_triple_that_rounds_back_to_the_base_is_dropped() -> None:
 def test_the_table() -> None:
     table = candidates_table(find_candidates(efficientnet_b0(), GRID))
     header, _, *rows = table.splitlines()
-    assert header.split()[:6] == ["alpha", "beta", "gamma", "nominal", "measured", "d/w/r"]
+    assert header.split()[:6] == ["alpha", "beta", "gamma", "nominal", "measured", "shares"]
     assert max(map(len, table.splitlines())) <= 110
     assert len(rows) == 65
     (row,) = (row for row in rows if row.split()[:3] == ["1.25", "1.1", "1.15"])
@@ -238,8 +239,7 @@ def test_nothing_near_the_target_says_what_to_do() -> None:
     [
         ("step", 0.0, "`step > 0`"),
         ("step", float("nan"), "`step > 0`"),
-        ("step", 2e-3, r"has [\d,]+ triples; at most 1,000,000"),
-        ("step", 1e-320, "at most 1,000,000"),
+        ("step", 1e-320, r"has [\d,]+ values of alpha; at most 10,000 .* Choose a larger step"),
         ("target", -2.0, "`target > 0`"),
         ("tolerance", 1.0, "`0 <= tolerance < 1`"),
         ("tolerance", -0.1, "`0 <= tolerance < 1`"),
@@ -252,3 +252,24 @@ def test_nothing_near_the_target_says_what_to_do() -> None:
 def test_a_grid_that_cannot_be(field: str, value: object, message: str) -> None:
     with pytest.raises(ScalingError, match=message):
         replace(Grid(), **{field: value})
+
+
+def test_more_triples_than_anybody_can_list_are_refused() -> None:
+    with pytest.raises(ScalingError, match=r"has [\d,]+ triples; at most 1,000,000 are supported"):
+        replace(FORMULA, step=2e-3)
+    with pytest.raises(ScalingError, match=r"has [\d,]+ triples near x2; at most 1,000,000 are"):
+        find_candidates(TINY, Grid(step=5e-4))
+
+
+def test_a_large_ratio_needs_no_large_step_where_cost_is_measured() -> None:
+    """By the formula the grid has millions of triples; of its networks few are looked at."""
+    grid = Grid(target=16.0)
+    with pytest.raises(ScalingError, match="Choose a larger step"):
+        replace(grid, selection="formula", alpha=(1, 40), beta=(1, 10), gamma=(1, 10))
+    candidates = find_candidates(TINY, grid)
+    assert all(15.2 <= count(c.architecture).macs / count(TINY).macs <= 16.8 for c in candidates)
+    for axis in range(3):
+        assert max(c.shares.values[axis] for c in candidates) > 0.95
+    chosen = spread(candidates, 24)
+    far = max(min(math.dist(c.shares.values, d.shares.values) for d in chosen) for c in candidates)
+    assert far < 0.25

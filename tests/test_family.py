@@ -110,8 +110,14 @@ def test_coefficients_write_the_formula_s_family(
         cost, row = count(network), table.iloc[phi]
         assert [cost.params, cost.macs] == row[["params", "macs"]].tolist()
         assert float(row["ratio"]) == cost.macs / count(efficientnet_b0()).macs
-    command = f"python -m nas.train --arch {tmp_path}/family/B1.json --data ... --out ..."
-    assert capsys.readouterr().out.splitlines()[-1] == f"next    {command}"
+    folder = f"{tmp_path}/family"
+    command = f"python -m nas.train --arch {folder}/B1.json --data IMAGES --out {folder}/B1"
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "note    B1 is the first above the baseline; without --no-measure it is the largest that "
+        "fits",
+        "note    IMAGES stands for your images: a folder, digits, or CIFAR10@/path",
+        f"next    {command}",
+    ]
 
 
 def test_phi_may_be_negative_and_fractional(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas import train
+from nas.cli import UserError
 from scaling_search import family
 from scaling_search.candidates import find_candidates
 from scaling_search.compound import Coefficients
@@ -23,6 +25,11 @@ from tests.trees import plant
 
 NETWORKS = candidates()
 BEST = max(NETWORKS, key=lambda candidate: truth(candidate.architecture))
+_GRID: dict[str, Any] = {
+    **{"step": 0.1, "tolerance": 0.1, "select": "formula"},
+    **{"max_alpha": 1.4, "max_beta": 1.2, "max_gamma": 1.2},
+}
+"""FLAGS of `tests.grid_evaluators`, as settings."""
 COLUMNS = ["alpha", "beta", "gamma", "product", "measured_ratio", "accuracy", "seeds"]
 
 
@@ -89,6 +96,8 @@ def test_large_noise_is_not_resolved_and_the_tied_are_named(
     assert "remedy  " in output
     table = pd.read_csv(tmp_path / "run" / "grid.csv")
     assert table["tied_with_best"].tolist().count(True) == len(tied) + 1
+    (seeds,) = re.findall(r"about (\d+) seeds of every network would show", output)
+    assert re.search(rf"^next    python -m scaling_search.grid .* --seeds {seeds} ", output, re.M)
 
 
 def test_one_seed_resolves_nothing(
@@ -103,6 +112,9 @@ def test_one_seed_resolves_nothing(
     output = capsys.readouterr().out
     assert "NOT RESOLVED: noise explains the differences of all networks" in output
     assert "one seed says little about noise: --seeds 3 or more" in output
+    (command,) = re.findall(r"^next    python -m scaling_search.grid (.*)", output, re.MULTILINE)
+    assert main([*shlex.split(command), "--dry-run"]) == 0
+    assert "plan    all 27 trainings (9 networks x 3 seeds)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -147,6 +159,18 @@ def test_more_trials_than_there_are_trainings_are_no_plan(
     assert "plan    a race of at most 18 of 18 trainings" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("seeds", "is_said"), [(1, False), (2, True), (3, True), (4, False)])
+def test_a_budget_without_a_second_seed_is_said(
+    seeds: int, is_said: bool, tmp_path: Path, baseline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = arguments(baseline, tmp_path / "run", "--seeds", str(seeds), "--dry-run")
+    assert main(argv) == 0
+    note = f"note    a third of {9 * seeds} trainings is none twice: "
+    output = capsys.readouterr().out
+    assert (note in output) == is_said
+    assert ("--trials 18 trains the likeliest again" in output) == is_said
+
+
 @pytest.mark.slow
 def test_hours_end_the_race_and_the_same_command_goes_on(
     tmp_path: Path,
@@ -168,6 +192,36 @@ def test_hours_end_the_race_and_the_same_command_goes_on(
     assert len(calls.read_text().splitlines()) == 18
     assert len(set(calls.read_text().splitlines())) == 18
     assert "time was up" not in capsys.readouterr().out
+
+
+def test_hours_count_what_is_left_to_train(
+    tmp_path: Path, baseline: Path, calls: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A first round that is done takes no time, and is not refused for the time it took."""
+    run_dir = tmp_path / "run"
+    assert main(arguments(baseline, run_dir, "--full", "--seeds", "1")) == 0
+    assert len(calls.read_text().splitlines()) == 9
+    settings = Settings(
+        baseline=str(baseline),
+        evaluator="tests.grid_evaluators:peaked",
+        run_dir=run_dir,
+        hours=1.0,
+        **_GRID,
+    )
+    plan = replace(prepare(settings), seconds=1000.0)
+    plan.check_hours()
+    fewer = replace(plan, known=frozenset(sorted(plan.known)[5:]))
+    with pytest.raises(UserError, match="each of the 5 networks that have none yet, about 1:23:20"):
+        fewer.check_hours()
+    with pytest.raises(UserError, match=r"`--hours 1` .* each of the 9 networks, about 2:30:00"):
+        replace(plan, known=frozenset()).check_hours()
+
+    capsys.readouterr()
+    assert main(arguments(baseline, run_dir, "--full", "--seeds", "2", "--hours", "1e-9")) == 0
+    output = capsys.readouterr().out
+    assert "note    time was up (--hours 1e-09); the same command goes on" in output
+    assert len(calls.read_text().splitlines()) == 9
+    assert read_constants(run_dir)["evidence"]["candidates"] == 9
 
 
 @pytest.mark.slow
@@ -422,7 +476,11 @@ def test_digits_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     argv += ["--constants", str(run_dir / "constants.json"), "--out", str(tmp_path / "family")]
     argv.append("--no-measure")
     assert family.main(argv) == 0
-    assert "was fitted to" not in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "was fitted to" not in printed.err
+    command = printed.out.splitlines()[-1].removeprefix("next    python -m nas.train ")
+    assert command.endswith(f"B1.json --data digits --out {tmp_path}/family/B1")
+    assert train.main([*shlex.split(command), "--dry-run"]) == 0
     b1 = load_architecture(tmp_path / "family" / "B1.json")
     assert b1.num_classes == 10
     assert count(b1).macs > count(scaled).macs

@@ -1,7 +1,10 @@
 """The grid's verdict in words, and its plot."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from scaling_search.fit import Fit
 from scaling_search.report import remedies, seeds_needed, summary, triangle_plot
@@ -154,3 +157,12 @@ def test_no_better_than_the_largest_class_is_a_warning() -> None:
 def test_the_plot_is_a_png_whatever_there_is(networks: int, seeds: int) -> None:
     fit = _fit(0.002, networks=networks, seeds=seeds)
     assert triangle_plot(fit).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("corner", [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
+def test_nothing_hides_the_colour_of_a_corner(corner: tuple[float, float, float]) -> None:
+    """The most accurate network is there: its colour is the last of the scale, and of no other."""
+    values = np.repeat(peak(corner)(SHARES)[:, None], 2, axis=1)
+    image = Image.open(BytesIO(triangle_plot(fitted(values, SHARES)))).convert("RGB")
+    pixels = np.asarray(image)[:, : image.width * 4 // 5]  # without the scale itself
+    assert (pixels == (253, 231, 37)).all(-1).sum() > 30

@@ -112,6 +112,24 @@ def test_a_better_axis_fails_the_fit_and_the_next_command_scales_by_it(
     assert b2.widths[0] == 2 * SMALL.widths[0]
 
 
+def test_two_seeds_ask_for_as_many_as_the_verdict_names(
+    tmp_path: Path,
+    small: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("GRID_NOISE", "0.03")
+    assert main(arguments(small, tmp_path / "run", "--seeds", "2")) == 0
+    output = capsys.readouterr().out
+    named = re.findall(r"(\d+) for ((?:depth|width|resolution)) at phi", output)
+    words = shlex.split(last(output, "next"))
+    seeds = words[words.index("--seeds") + 1]
+    (axis,) = (axis for number, axis in named if number == seeds)
+    assert int(seeds) > 3
+    more = f"--seeds {seeds} for {axis}, which decides, is {7 * (int(seeds) - 2)} trainings more"
+    assert more in output
+
+
 def test_noise_is_not_resolved_and_the_next_command_has_the_seeds(
     tmp_path: Path,
     small: Path,

@@ -208,6 +208,21 @@ def test_an_axis_within_noise_is_not_resolved_and_seeds_are_named() -> None:
     assert line.endswith(f": {open_one.seeds_needed} for width at phi 2")
 
 
+def test_the_fewest_seeds_that_decide_are_those_of_an_axis_that_looks_ahead() -> None:
+    """One axis ahead is enough for FAILS; HOLDS takes all of them."""
+
+    def decisive(depth: float, width: float, resolution: float) -> tuple[str, ...] | None:
+        axes = {"depth": depth, "width": width, "resolution": resolution}
+        found = judge({"fitted": 0.7, **axes}, wobble=0.01)
+        assert found.kind == "NOT RESOLVED"
+        return None if found.decisive is None else found.decisive.rival.contestant.rules
+
+    assert decisive(0.6985, 0.696, 0.6) == ("depth",)
+    assert decisive(0.6985, 0.702, 0.703) == ("resolution",)
+    assert decisive(0.7, 0.696, 0.6) is None
+    assert decisive(0.7, 0.704, 0.6) == ("width",)
+
+
 def test_equal_networks_are_no_matter_of_seeds() -> None:
     assessment = judge({**AHEAD, "depth": 0.7}, wobble=0.0)
     assert assessment.kind == "NOT RESOLVED"
