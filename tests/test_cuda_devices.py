@@ -44,7 +44,9 @@ def trained(recipe: Recipe, device: torch.device) -> Trainer:
     """After two steps; copies of the first, which makes the state, may wait."""
     trainer = Trainer(build_network(tiny(), 0), noise(24), recipe, seed=0, device=device)
     logits: list[Tensor] = []
-    trainer.network.classifier.register_forward_hook(lambda *about: logits.append(about[-1]))
+    trainer.network.get_submodule("classifier").register_forward_hook(
+        lambda *about: logits.append(about[-1])
+    )
     with trainer._training():
         batches = trainer._batches.epoch(0)
         trainer._step(*next(batches), 0)

@@ -80,7 +80,7 @@ def measure_latency(
     """
     import torch
 
-    from nas.training.parts import build_network
+    from nas.training.parts import build_network, give_memory_back
 
     shape = (batch_size, architecture.in_channels, architecture.resolution, architecture.resolution)
     try:
@@ -104,6 +104,8 @@ def measure_latency(
             f"{batch_size} images of {architecture.resolution} px do not fit into the memory of "
             f"{device} beside the trainings. Lower --latency-batch."
         ) from error
+    finally:
+        give_memory_back(device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,9 @@ def accuracy(
 ) -> float:
     """Share of the images whose class has the greatest logit, in [0, 1]; always in fp32.
 
+    On Nvidia's GPUs from Ampere on, convolutions in fp32 round what they read to TF32's 10 bits, as
+    is PyTorch's default.
+
     Args:
         module: On `device`; put into eval mode.
         split: Images of any size; resized to `resolution` pixels.

@@ -69,7 +69,8 @@ class Trainer:
             keep_freed_memory()
         self.recipe, self.seed, self.device = recipe, seed, device
         self._memory_format = memory_format(recipe)
-        self.network = network.to(device, memory_format=self._memory_format)  # pyright: ignore
+        layout = self._memory_format
+        self.network: AnyModule = network.to(device, memory_format=layout)  # pyright: ignore
         self.epoch = 0
         """Epochs finished."""
         self._train = at_resolution(train, architecture.resolution)
