@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nas.data.dataset import ImageData
     from nas.training.proxy import ProxyTraining
 
-Section = Literal["loops", "overhead", "workers", "growth", "gpu"]
+Section = Literal["loops", "overhead", "workers", "growth", "gpu", "gpu-trials"]
 _CLASSES = 10
 
 
@@ -36,8 +36,11 @@ class Settings:
 
     data: Path = Path("tiny-imagenet-10")
     """A folder with train/ of class folders, ten of them."""
-    sections: tuple[Section, ...] = ("loops", "overhead", "workers", "growth", "gpu")
-    """Which; `gpu` is left out where there is none."""
+    sections: tuple[Section, ...] = (
+        *("loops", "overhead", "workers", "growth"),
+        *("gpu", "gpu-trials"),
+    )
+    """Which; those of a GPU are left out where there is none."""
     resolutions: tuple[int, ...] = (32, 64)
     """Sides of the images in px."""
     widths: tuple[float, ...] = (0.25, 1.0)
@@ -90,6 +93,7 @@ def run(settings: Settings) -> int:
         "workers": _workers,
         "growth": _growth,
         "gpu": _gpu,
+        "gpu-trials": _gpu_trials,
     }
     rows: list[Row] = []
     for name in settings.sections:
@@ -177,16 +181,26 @@ def _growth(settings: Settings) -> Iterator[Row]:
 
 
 def _gpu(settings: Settings) -> Iterator[Row]:
+    if _has_gpu():
+        from experiments.engine_gpu import throughput
+
+        yield from throughput(max(20, settings.steps), settings.rounds)
+
+
+def _gpu_trials(settings: Settings) -> Iterator[Row]:
+    if _has_gpu():
+        from experiments.engine_gpu import trials_per_hour
+
+        for resolution in settings.resolutions:
+            yield from trials_per_hour(resolution, epochs=5, trials=8)
+
+
+def _has_gpu() -> bool:
     import torch
 
     if not torch.cuda.is_available():
         print("gpu       none here: not measured", flush=True)
-        return
-    from experiments.engine_gpu import throughput, trials_per_hour
-
-    yield from throughput(max(20, settings.steps), settings.rounds)
-    for resolution in settings.resolutions:
-        yield from trials_per_hour(resolution, epochs=5, trials=8)
+    return torch.cuda.is_available()
 
 
 def _training(settings: Settings, resolution: int) -> "ProxyTraining":

@@ -1,53 +1,118 @@
 """The engine on a GPU: training speed of B0, and how many trials an hour one GPU holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import numpy as np
 import torch
 
 from experiments.engine_loops import Loop, b0, our_loop, timm_b0, tuned_loop
-from experiments.engine_trials import endings
-from experiments.measuring import Row, in_turn, number_row, ratio_row
+from experiments.engine_trials import endings, seconds_a_trial
+from experiments.measuring import Row, in_turn, number_row, ratio_row, seconds_of
 from nas.data.dataset import ImageData, Split
+from nas.training.parts import definite_precision
 from nas.training.proxy import ProxyTraining
 from nas.trials.trial import Proposal
 from nas.workers import Workers
 
-_BATCH, _SIDE, _IMAGES = 256, 224, 1024
+_GPU = torch.device("cuda")
+_BATCH, _SIDE = 256, 224
 _CLASSES = 1000
 _SHARING = (1, 2, 4, 8)
 """Trials at a time on one GPU."""
 
 
-def throughput(steps: int, rounds: int) -> list[Row]:
+def throughput(steps: int, rounds: int) -> Iterator[Row]:
     """B0 at 224 px, batch 256: ours against timm with channels-last, bf16, all data on the GPU,
-    plain and compiled."""
-    device = torch.device("cuda")
-    split = noise(_IMAGES, _SIDE, _CLASSES)
-    made: dict[str, Callable[[], Loop]] = {
-        "ours": lambda: our_loop(b0(1, _SIDE, _CLASSES), split, _BATCH, device),
-        "timm": lambda: tuned_loop(timm_b0(1, _CLASSES), split, _BATCH, device, amp=True),
-        "timm, compiled": lambda: tuned_loop(
-            timm_b0(1, _CLASSES), split, _BATCH, device, amp=True, compiled=True
-        ),
+    plain and compiled; then both with `torch.backends.cudnn.benchmark`, as timm's train.py has it.
+
+    A process each, for cuDNN goes on with the algorithms that a process first took.
+    """
+    for benchmark in (False, True):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            yield from pool.submit(compare, steps, rounds, benchmark).result()
+
+
+def compare(
+    steps: int,
+    rounds: int,
+    benchmark: bool,
+    *,
+    device: torch.device = _GPU,
+    batch: int = _BATCH,
+    side: int = _SIDE,
+) -> list[Row]:
+    """Ours and timm's loop in turn, in this process.
+
+    Args:
+        steps: Of a timing.
+        rounds: Timings of each.
+        benchmark: Whether cuDNN measures which algorithms are fastest.
+        device: Where.
+        batch: Images a step.
+        side: Of the images, in px.
+    """
+    torch.backends.cudnn.benchmark = benchmark
+    loops: dict[str, Loop] = {}
+    first: dict[str, float] = {}
+    for name, make in _loops(device, batch, side).items():
+        is_compiled = name.endswith("compiled")
+        if is_compiled and benchmark:
+            continue
+        try:
+            loop = make()
+            first[name] = seconds_of(partial(loop, steps), "wall")
+        except Exception as error:
+            if not is_compiled:
+                raise
+            print(f"{name}: failed, for want of a compiler perhaps: {error}", flush=True)
+            continue
+        loops[name] = loop
+    seconds = in_turn({name: partial(loop, steps) for name, loop in loops.items()}, rounds)
+    how = (
+        f"B0 at {side} px, batch {batch}, {_precision(device)}, "
+        f"{'cudnn.benchmark' if benchmark else 'no cudnn.benchmark'}, {rounds} x {steps} steps in "
+        "turn"
+    )
+    return [*_speeds(seconds, steps * batch, how), *_beginnings(seconds, first, how)]
+
+
+def _loops(device: torch.device, batch: int, side: int) -> dict[str, Callable[[], Loop]]:
+    split = noise(4 * batch, side, _CLASSES)
+
+    def timm(compiled: bool) -> Loop:
+        network = timm_b0(1, _CLASSES)
+        return tuned_loop(network, split, batch, device, amp=True, compiled=compiled)
+
+    return {
+        "ours": lambda: our_loop(b0(1, side, _CLASSES), split, batch, device),
+        "timm": lambda: timm(False),
+        "timm, compiled": lambda: timm(True),
     }
-    loops = {name: make() for name, make in made.items()}
-    runs = {name: (lambda loop=loop: loop(steps)) for name, loop in loops.items()}
-    seconds = in_turn(runs, rounds, warm=2)
-    images = steps * _BATCH
-    how = f"B0 at {_SIDE} px, batch {_BATCH}, bf16, {rounds} x {steps} steps in turn"
-    rows = [
-        number_row(name, images / values, unit=" images/s", detail=how)
-        for name, values in seconds.items()
-    ]
-    for name in ("timm", "timm, compiled"):
-        target = ">= 1.0" if name == "timm" else ""
-        rows.append(
-            ratio_row(
-                f"ours over {name}", seconds[name], seconds["ours"], target=target, detail=how
-            )
-        )
-    return rows
+
+
+def _precision(device: torch.device) -> str:
+    """Of ours, and the bf16 of timm's."""
+    own = definite_precision("auto", device)
+    return own if own == "bf16" else f"ours {own}, timm bf16"
+
+
+def _speeds(seconds: dict[str, np.ndarray], images: int, how: str) -> Iterator[Row]:
+    for name, values in seconds.items():
+        yield number_row(name, images / values, unit=" images/s", detail=how)
+    for name, values in seconds.items():
+        if name != "ours":
+            target = ">= 1.0" if name == "timm" else ""
+            yield ratio_row(f"ours over {name}", values, seconds["ours"], target=target, detail=how)
+
+
+def _beginnings(seconds: dict[str, np.ndarray], first: dict[str, float], how: str) -> Iterator[Row]:
+    """What the first steps of a network cost more than later ones: libraries, choice, compiling."""
+    for name, values in seconds.items():
+        extra = first[name] - np.median(values, keepdims=True)
+        yield number_row(f"{name}, first steps", extra, unit=" s more", detail=how)
 
 
 def trials_per_hour(resolution: int, epochs: int, trials: int) -> list[Row]:
@@ -69,8 +134,7 @@ def trials_per_hour(resolution: int, epochs: int, trials: int) -> list[Row]:
             Proposal(architecture=network, epochs=epochs, seed=seed)
             for seed in range(trials * together)
         ]
-        pauses = np.diff(endings(training, proposals, workers))[together:]
-        rate = 3600 / pauses.mean()
+        rate = 3600 / seconds_a_trial(endings(training, proposals, workers), together)
         rows.append(
             Row(
                 what=f"trials an hour, {together} on the GPU",
@@ -78,7 +142,7 @@ def trials_per_hour(resolution: int, epochs: int, trials: int) -> list[Row]:
                 low=rate,
                 high=rate,
                 detail=f"B0 x 0.5 at {resolution} px, {epochs} epochs of 4,500 images, "
-                f"n = {len(pauses)}",
+                f"n = {len(proposals) - together}",
             )
         )
     return rows

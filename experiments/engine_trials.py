@@ -213,9 +213,7 @@ def two_workers(evaluator: Evaluator, network: Architecture, trials: int, rounds
             proposals = [
                 Proposal(architecture=network, epochs=1, seed=i * trials + k) for k in range(trials)
             ]
-            ends = endings(evaluator, proposals, workers)
-            first = workers.count  # what ends before also started the workers
-            seconds.append((ends[-1] - ends[first]) / (len(ends) - 1 - first))
+            seconds.append(seconds_a_trial(endings(evaluator, proposals, workers), workers.count))
     return ratio_row(
         "trials of two workers over those of one",
         np.array(one),
@@ -242,6 +240,19 @@ def endings(evaluator: Evaluator, proposals: list[Proposal], workers: Workers) -
         execute(study, evaluator, workers)
         record.close()
     return np.array(ends)
+
+
+def seconds_a_trial(ends: np.ndarray, workers: int) -> float:
+    """Between two endings, from when every worker has ended a trial, which also started it.
+
+    Workers in step end their trials together: counted from the first of such a group, the trials of
+    the rest would take no time.
+
+    Args:
+        ends: Seconds, rising.
+        workers: At work, each for as many trials.
+    """
+    return float(ends[-1] - ends[workers - 1]) / (len(ends) - workers)
 
 
 def _listed(number: int) -> list[Proposal]:

@@ -9,6 +9,14 @@ from pathlib import Path
 from nas.cli import UserError
 from nas.cores import control_groups
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch's allocator on a CPU
+    "CUDA error: out of memory",  # what CUDA takes beside torch's allocator: context, kernels
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Words of plain `RuntimeError`s; that of torch's allocator on a GPU has a type of its own."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's malloc.h."""
 _LARGEST_KEPT, _MOST_KEPT = 2**30, 2**31 - 1
@@ -31,12 +39,11 @@ def keep_freed_memory() -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the memory of the machine, or of a GPU, does not suffice.
 
-    By name and words, so that torch need not be loaded: its allocator on a CPU raises a plain
-    `RuntimeError`.
+    By name and words, so that torch need not be loaded.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 @contextmanager

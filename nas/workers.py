@@ -144,6 +144,7 @@ def workers_for(
         import torch
 
         check_gpus(workers, torch.cuda.device_count(), "PyTorch")
+        _check_together(workers, torch.cuda.device_count())
     return workers
 
 
@@ -152,12 +153,33 @@ def _as_many(gpus_per_trial: float) -> tuple[int, str]:
     if gpus_per_trial > 0:
         import torch
 
-        gpus = torch.cuda.device_count()
-        if gpus_per_trial < 1:  # a trial's share is of one GPU
-            return max(1, gpus * math.floor(1 / gpus_per_trial)), f"{gpus} GPUs"
-        return max(1, math.floor(gpus / gpus_per_trial)), f"{gpus} GPUs"
+        return _held_by_gpus(gpus_per_trial, torch.cuda.device_count())
     cores = num_cores()
     return cores, f"{cores} cores"
+
+
+def _held_by_gpus(gpus_per_trial: float, gpus: int) -> tuple[int, str]:
+    if gpus_per_trial < 1:  # a trial's share is of one GPU
+        return max(1, gpus * math.floor(1 / gpus_per_trial + 1e-9)), f"{gpus} GPUs"
+    return max(1, math.floor(gpus / gpus_per_trial)), f"{gpus} GPUs"
+
+
+def _check_together(workers: Workers, gpus: int) -> None:
+    """Refuse more trials at a time than the GPUs hold: Ray would let the others wait, each already
+    chosen without knowing how those before it ended.
+
+    Raises:
+        UserError: They are more.
+    """
+    together, _ = _held_by_gpus(workers.gpus_per_trial, gpus)
+    if workers.count > together:
+        share = math.floor(1000 / math.ceil(workers.count / gpus)) / 1000
+        raise UserError(
+            f"`--workers {workers.count}` with {workers.gpus_per_trial:g} GPU for each trial are "
+            f"more than the {gpus} GPU{'s' if gpus > 1 else ''} that PyTorch sees: only {together} "
+            f"would run at a time. Use --workers {together}, or share a GPU with "
+            f"`--gpus-per-trial {share:g}`."
+        )
 
 
 def check_gpus(workers: Workers, number: float, who: str) -> None:

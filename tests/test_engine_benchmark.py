@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from experiments.engine_benchmark import main
-from experiments.engine_gpu import noise
+from experiments.engine_gpu import compare, noise
 from experiments.engine_loops import b0, our_loop, timm_b0, timm_loop, tuned_loop
-from experiments.engine_trials import growth, real_trial
+from experiments.engine_trials import growth, real_trial, seconds_a_trial
 from experiments.measuring import in_turn, number_row, ratio_row
 from nas.data.dataset import load_for_search
 from nas.training import proxy
@@ -66,7 +66,7 @@ def test_every_loop_trains_its_network_for_so_many_steps(
     seen.clear()
     step = proxy.Trainer._step
 
-    def noting(self: proxy.Trainer, images: torch.Tensor, *rest: Any) -> float:
+    def noting(self: proxy.Trainer, images: torch.Tensor, *rest: Any) -> torch.Tensor:
         seen.append(images.shape)
         return step(self, images, *rest)
 
@@ -141,9 +141,43 @@ def test_two_workers_and_the_trials_on_ray_are_measured(photos: Path, tmp_path: 
     assert "trials of two workers over those of one" in file.read_text()
 
 
+@pytest.mark.parametrize("lag", [0.0, 0.5, 0.99])
+def test_workers_in_step_are_no_faster_than_others(lag: float) -> None:
+    """Two of them, a trial a second each, the second begun later."""
+    trials = np.arange(1, 7)
+    ends = np.sort(np.concatenate([trials, trials + lag]))
+    assert seconds_a_trial(ends, 2) == pytest.approx(0.5)
+    assert seconds_a_trial(trials, 1) == 1
+
+
+def test_the_gpu_s_loops_are_compared_though_none_compiles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compile_nothing(network: nn.Module) -> Any:
+        def run(_: torch.Tensor) -> None:
+            raise RuntimeError("no compiler")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    rows = compare(1, 2, False, device=CPU, batch=2, side=32)
+    assert "timm, compiled: failed, for want of a compiler perhaps: no compiler" in (
+        capsys.readouterr().out
+    )
+    names = ["ours", "timm", "ours over timm", "ours, first steps", "timm, first steps"]
+    assert [row.what for row in rows] == names
+    ours, theirs, ratio = (row.value for row in rows[:3])
+    assert ratio == pytest.approx(ours / theirs, rel=0.5)
+    assert torch.backends.cudnn.benchmark is False
+    compare(1, 1, True, device=CPU, batch=2, side=32)
+    assert torch.backends.cudnn.benchmark is True
+
+
 @pytest.mark.gpu
-def test_the_gpu_section(photos: Path, tmp_path: Path) -> None:
-    command = ["--data", str(photos), "--sections", "gpu", "--resolutions", "32", "--rounds", "2"]
-    assert main([*command, "--out", str(tmp_path)]) == 0
+def test_the_gpu_sections(photos: Path, tmp_path: Path) -> None:
+    command = ["--data", str(photos), "--sections", "gpu", "gpu-trials", "--resolutions", "32"]
+    assert main([*command, "--rounds", "2", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.iterdir()
+    assert "ours over timm" in file.read_text()
     assert "trials an hour, 8 on the GPU" in file.read_text()

@@ -11,7 +11,7 @@ import torch
 
 from nas.cli import UserError
 from nas.cores import num_cores
-from nas.ram import available_memory, lack_of_memory
+from nas.ram import available_memory, is_out_of_memory, lack_of_memory
 
 V1 = "4:memory:/jobs/mine\n1:cpu:/\n0::/\n"
 V2 = "0::/jobs/mine\n"
@@ -150,3 +150,18 @@ def test_a_lack_of_memory_has_a_remedy() -> None:
         raise MemoryError
     with pytest.raises(RuntimeError, match="my own"), lack_of_memory("Lower it."):
         raise RuntimeError("my own")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA driver error: out of memory",
+    ],
+)
+def test_a_gpu_s_libraries_run_out_of_memory_too(words: str) -> None:
+    assert is_out_of_memory(RuntimeError(words))
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
+    assert not is_out_of_memory(ValueError(words))

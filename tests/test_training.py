@@ -193,12 +193,13 @@ def test_batches_depend_on_seed_and_epoch_alone(augment: Augment) -> None:
 def test_loader_processes_change_nothing() -> None:
     recipe = replace(Recipe.full(3), erasing=0.5)
     here, there = (
-        list(Batches(noise(20), recipe, resolution=8, seed=3, device=CPU, workers=n).epoch(0))
-        for n in (0, 1)
+        Batches(noise(20), recipe, resolution=8, seed=3, device=CPU, workers=n) for n in (0, 1)
     )
-    for (images, labels), (others, other_labels) in zip(here, there, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(labels, other_labels)
+    next(there.epoch(1))  # is left; the processes stay
+    for epoch in (0, 1):
+        for one, other in zip(here.epoch(epoch), there.epoch(epoch), strict=True):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
 
 
 def test_seeds_differ_by_every_number() -> None:

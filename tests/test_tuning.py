@@ -207,6 +207,18 @@ def test_auto_workers_take_every_core_or_fill_the_gpus(monkeypatch: pytest.Monke
         workers_for("auto", 0.0, "auto", None)
 
 
+def test_more_trials_at_a_time_than_gpus_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    rule = r"`--workers 3` with 1 GPU for each .* the 2 GPUs .* only 2 would .* --workers 2, or "
+    with pytest.raises(UserError, match=rf"{rule}share a GPU with `--gpus-per-trial 0\.5`"):
+        workers_for(3, None, None, None)
+    with pytest.raises(UserError, match=r"`--workers 13` .* only 6 .* `--gpus-per-trial 0\.142`"):
+        workers_for(13, 1 / 3, None, None)
+    for count, share in ((2, 1.0), (3, 0.5), (14, 0.142), (98, 1 / 49)):
+        assert workers_for(count, share, None, None).count == count
+
+
 def test_auto_workers_are_in_the_plan(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveFloat, TypeAdapter
 
 from nas.cli import UserError
+from nas.ram import is_out_of_memory
 from search_spaces.builder import AnyNetwork
 from search_spaces.files import atomic_write, differences
 
@@ -79,12 +80,13 @@ def measure_latency(
     """
     import torch
 
-    from nas.training.parts import build_network
+    from nas.training.parts import build_network, give_memory_back
 
     shape = (batch_size, architecture.in_channels, architecture.resolution, architecture.resolution)
     try:
         network = build_network(architecture, seed=0).eval().to(device)
         images = torch.ones(shape, device=device)
+        _load_libraries(device)
         with torch.inference_mode():
 
             def run() -> float:
@@ -95,11 +97,15 @@ def measure_latency(
                 return time.perf_counter() - start
 
             return 1e3 * (stable_median(run) if warm_up(run) <= patience else math.inf)
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise UserError(
             f"{batch_size} images of {architecture.resolution} px do not fit into the memory of "
             f"{device} beside the trainings. Lower --latency-batch."
         ) from error
+    finally:
+        give_memory_back(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +234,17 @@ def cpu_threads(number: int) -> "Iterator[None]":
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _load_libraries(device: "torch.device") -> None:
+    """Let CUDA load what it loads at the first convolution and product of a process, which takes
+    seconds: no network's patience is for that."""
+    if device.type == "cuda":
+        import torch
+
+        ones = torch.ones(8, 8, 8, 8, device=device)
+        torch.matmul(torch.conv2d(ones, ones[..., :3, :3]), ones[0, 0, :6])
+        torch.cuda.synchronize(device)
 
 
 def _wait_for(device: "torch.device") -> None:

@@ -67,7 +67,7 @@ class SupernetAccuracy:
     def network(self, architecture: Architecture, device: torch.device | None = None) -> Network:
         """The network with its part of the weights, ready to be evaluated or trained further."""
         device = device or torch.device("cpu")
-        network = self.supernet.extract(architecture).to(device)
-        network = network.to(memory_format=torch.channels_last)
+        network = self.supernet.extract(architecture)
+        network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
         estimate_norms(network, self.norms, seed=0, device=device)
         return network

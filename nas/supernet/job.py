@@ -19,7 +19,7 @@ from nas.supernet.network import Supernet, supernet
 from nas.supernet.trainer import Sandwich, SupernetTrainer, seconds_per_image
 from nas.training import checkpoint
 from nas.training.memory import training_bytes
-from nas.training.parts import choose_device
+from nas.training.parts import choose_device, give_memory_back
 from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
@@ -111,6 +111,7 @@ class SupernetJob:
             trained = self._trained(folder, announce)
         evaluator = self._evaluator(trained)
         announce(self._learnt(evaluator))
+        give_memory_back(choose_device(self.training.device))
         return evaluator
 
     def _trained(self, folder: Path, announce: Callable[[str], None]) -> Supernet:

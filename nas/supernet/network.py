@@ -7,13 +7,15 @@ a network of the supernet and the same network alone cannot disagree.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from nas.supernet.envelope import Envelope, SharedStage, kind_of
-from nas.training.parts import build_network
+from nas.training.parts import build_network, initial_draws
 from search_spaces.architecture import Architecture, Unit
 from search_spaces.blocks import Block
 from search_spaces.layers import Classifier, Conv
@@ -85,10 +87,15 @@ class Supernet(nn.Module):
         """
         if not regularised:
             architecture = replace(architecture, dropout=0.0, drop_path=0.0)
-        network = build_network(architecture, seed=0)
+        with _Undrawn():
+            network = build_network(architecture, seed=0)
         assert isinstance(network, Network)
-        device = next(self.parameters()).device
-        return network.to(device)
+        if (device := next(self.parameters()).device).type != "cpu":
+            network.to_empty(device=device)  # sending weights that do not matter waits for a GPU
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.reset_running_stats()
+        return network
 
     def extract(self, architecture: Architecture) -> Network:
         """The network alone, with a copy of its part of the weights, in eval mode.
@@ -111,6 +118,16 @@ class Supernet(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves initial weights as memory has them: drawing them takes as long as all else."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def cut(tensor: Tensor, shape: torch.Size) -> Tensor:
     """The view of a tensor that has `shape`: first channels, centre of the kernel."""
     for dim, (whole, part) in enumerate(zip(tensor.shape, shape, strict=True)):
@@ -122,8 +139,7 @@ def cut(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 def supernet(envelope: Envelope, seed: int) -> Supernet:
     """A freshly initialised supernet; torch's global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with initial_draws(seed):
         return Supernet(envelope)
 
 

@@ -11,6 +11,7 @@ nothing either; the short recipe of a trial, not ImageNet's; nothing of the pape
 of residual blocks, nor of its constant last rate.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,13 +29,14 @@ from nas.training.augment import Batches, at_resolution, derive_seed, normalise
 from nas.training.parts import (
     build_optimizer,
     check_fit,
+    give_memory_back,
     memory_format,
     mixed_precision,
     network_randomness,
 )
 from nas.training.recipe import Recipe
 from nas.training.score import DivergedError
-from nas.training.trainer import excerpt, time_steps
+from nas.training.trainer import excerpt, numbers, time_steps
 from search_spaces.architecture import Architecture
 from search_spaces.network import Network
 from search_spaces.spaces import Space, sample_networks
@@ -113,7 +115,7 @@ class SupernetTrainer:
         self._steps = recipe.steps(len(train))
         self._optimizer = build_optimizer(supernet, recipe)
         for parameter in supernet.parameters():
-            # Not None: a fused optimizer wants momentum for all weights of a group, or for none.
+            # Not None: weights that no network of a step uses go on with their momentum.
             parameter.grad = torch.zeros_like(parameter)
         self._autocast, self._scaler = mixed_precision(recipe, device)
 
@@ -123,10 +125,11 @@ class SupernetTrainer:
         Raises:
             DivergedError: The loss of a network is no finite number.
         """
-        losses = []
+        first = self.epoch * self._steps
+        batches = enumerate(self._batches.epoch(self.epoch), first)
         with network_randomness(self.seed, self.epoch, self.device):
-            for images, labels in self._batches.epoch(self.epoch):
-                losses.append(self._step(images, labels, self.epoch * self._steps + len(losses)))
+            steps = (self._step(*batch, step) for step, batch in batches)
+            losses = [*map(self._finite, numbers(steps, self.device), itertools.count(first))]
         self.epoch += 1
         return sum(losses) / len(losses)
 
@@ -152,16 +155,17 @@ class SupernetTrainer:
         The steps are real: use a trainer of its own for this.
         """
         with network_randomness(self.seed, self.epoch, self.device):
-            seconds = time_steps(self._batches, self._step, steps)
+            seconds = time_steps(self._batches, self._step, self._finite, steps)
         return seconds / self.recipe.batch(self._num_images)
 
-    def _step(self, images: Tensor, labels: Tensor, step: int) -> float:
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Train on a batch; the losses of the networks, the largest's first."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.rate(step, self._num_images)
         self._optimizer.zero_grad(set_to_none=False)
         layout = memory_format(self.recipe)
         pixels = normalise(images, self.device, memory_format=layout)
-        truth = self._smoothed(labels.to(self.device))
+        truth = self._smoothed(labels)
         loss, logits = self._accumulate(self._largest, pixels, truth)
         losses = [loss]
         target = truth.lerp(logits.softmax(1), self.trust(step))
@@ -169,10 +173,13 @@ class SupernetTrainer:
             losses.append(self._accumulate(network, pixels, target)[0])
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        values = torch.stack(losses).tolist()
-        if not all(map(math.isfinite, values)):
-            raise DivergedError(f"{values} losses of the networks of step {step}")
-        return values[0]
+        return torch.stack(losses)
+
+    def _finite(self, losses: list[float], step: int) -> float:
+        """The largest network's."""
+        if not all(map(math.isfinite, losses)):
+            raise DivergedError(f"{losses} losses of the networks of step {step}")
+        return losses[0]
 
     def trust(self, step: int) -> float:
         """Share of the largest network's word in the others' targets at step 0, 1, …"""
@@ -212,5 +219,10 @@ def seconds_per_image(
 ) -> float:
     """Measured seconds of a step over its images, for estimates; `supernet` is of no use then."""
     few, exact = excerpt(train, recipe)
-    trainer = SupernetTrainer(supernet, sandwich, few, exact, seed=0, device=device)
-    return trainer.seconds_per_image()
+    try:
+        trainer = SupernetTrainer(supernet, sandwich, few, exact, seed=0, device=device)
+        return trainer.seconds_per_image()
+    finally:
+        trainer = None  # or its memory would not be free yet
+        supernet.cpu()
+        give_memory_back(device)

@@ -24,11 +24,21 @@ STD = (0.229, 0.224, 0.225)
 convolution, so other data lose nothing by them."""
 
 _CHUNK = 1024
+_SHARE = 0.05
+"""Of a GPU's free memory that a training's images may take: little enough for what a network's
+counted memory leaves to spare."""
 
 
 def derive_seed(*entropy: int) -> int:
     """A seed of 32 bits that any change of the given non-negative numbers changes."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`; a GPU's work that is under way is not waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def at_resolution(split: Split, resolution: int) -> Split:
@@ -60,9 +70,9 @@ def normalise(
 ) -> Tensor:
     """Map uint8 ``(N, 3, H, W)`` to (x / 255 - mean) / std, fp32, on `device`."""
     # One multiplication and one addition: (x / 255 - mean) / std = x * scale + shift.
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    pixels = images.to(device, non_blocking=True).to(torch.float32)
+    scale = sent(torch.tensor([1 / (255 * s) for s in std]), device)[:, None, None]
+    shift = sent(torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]), device)
+    pixels = sent(images, device).to(torch.float32)
     # Plane by plane, then laid out: over interleaved channels a CPU takes three times as long.
     pixels = pixels.mul_(scale).add_(shift[:, None, None])
     return pixels.contiguous(memory_format=memory_format)
@@ -79,20 +89,20 @@ def shift_and_flip(images: Tensor, *, flip: bool, generator: torch.Generator) ->
         flip: Whether to mirror at all.
         generator: On the CPU.
     """
-    count, channels, side, _ = images.shape
+    (count, channels, side, _), device = images.shape, images.device
     reach = max(1, side // 8) if side > 1 else 0
-    offsets = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator)
-    pixels = torch.arange(side)
+    offsets = sent(torch.randint(-reach, reach + 1, (2, count, 1), generator=generator), device)
+    pixels = torch.arange(side, device=device)
     last = side - 1
     # Reflection without repeating the border: -1 -> 1, side -> side - 2.
     rows, columns = last - (last - (pixels + offsets).abs()).abs()
     if flip:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        mirrored = sent(torch.rand(count, 1, generator=generator) < 0.5, device)
         columns = torch.where(mirrored, columns.flip(1), columns)
     # One gather in the flattened plane: eight times as fast as indexing with four tensors.
     places = (rows[:, :, None] * side + columns[:, None, :]).reshape(count, 1, -1)
     planes = images.reshape(count, channels, -1)
-    moved = planes.gather(2, places.to(images.device).expand(-1, channels, -1))
+    moved = planes.gather(2, places.expand(-1, channels, -1))
     return moved.view(images.shape)
 
 
@@ -137,11 +147,12 @@ class Batches:
             recipe: Says how they are batched and augmented.
             resolution: Side of the batches' images, in pixels.
             seed: Together with the epoch, all that the draws depend on.
-            device: Where whole batches are augmented.
+            device: Where batches come to; whole ones are augmented there.
             workers: Processes that augment where each image has its own transforms; 0: none.
         """
         self._split, self._recipe, self._seed, self._device = split, recipe, seed, device
         self._batch, self._steps = recipe.batch(len(split)), recipe.steps(len(split))
+        self._stored: tuple[Tensor, Tensor] | None = None
         self._loader: DataLoader[tuple[Tensor, Tensor]] | None = None
         self._plan: list[list[tuple[int, int]]] = []
         if recipe.crops:
@@ -150,11 +161,16 @@ class Batches:
                 batch_sampler=self._plan,
                 collate_fn=_as_they_are,
                 num_workers=workers,
+                persistent_workers=workers > 0,
+                pin_memory=device.type == "cuda" and workers > 0,
                 generator=torch.Generator(),  # or it would draw from the global one
             )
+        elif device.type == "cuda":
+            self._stored = _stored(split, device)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield pairs of images ``(B, C, R, R)``, uint8, and labels ``(B,)``, int64."""
+        """Yield pairs of images ``(B, C, R, R)``, uint8, and labels ``(B,)``, int64, on the
+        device."""
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._split))[: self._steps * self._batch]
         batches = order.reshape(self._steps, self._batch)
@@ -162,16 +178,38 @@ class Batches:
             yield from self._whole_batches(batches, derive_seed(self._seed, epoch))
         else:
             self._plan[:] = [[(epoch, int(i)) for i in batch] for batch in batches]
-            yield from self._loader
+            for images, labels in self._loader:
+                yield sent(images, self._device), sent(labels, self._device)
 
     def _whole_batches(self, batches: np.ndarray, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
         for batch in batches:
-            # Indexing copies, so that read-only arrays (Ray shares them so) are never wrapped.
-            images = torch.from_numpy(self._split.images[batch]).to(self._device)
+            images, labels = self._chosen(batch)
             if self._recipe.augment == "flip-crop":
                 images = shift_and_flip(images, flip=self._recipe.flip, generator=generator)
-            yield images, torch.from_numpy(self._split.labels[batch])
+            yield images, labels
+
+    def _chosen(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
+        if self._stored is not None:
+            images, labels = self._stored
+            chosen = sent(torch.from_numpy(batch), self._device)
+            return images[chosen], labels[chosen]
+        # Indexing copies, so that read-only arrays (Ray shares them so) are never wrapped.
+        wholes = self._split.images, self._split.labels
+        images, labels = (sent(torch.from_numpy(whole[batch]), self._device) for whole in wholes)
+        return images, labels
+
+
+def _stored(split: Split, gpu: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Images and labels on a GPU that has the room: an epoch then copies none; None: it has not."""
+    free, _ = torch.cuda.mem_get_info(gpu)
+    if split.images.nbytes > _SHARE * free:
+        return None
+    images = torch.empty(split.images.shape, dtype=torch.uint8, device=gpu)
+    for start in range(0, len(split), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        images[part] = torch.from_numpy(split.images[part].copy())
+    return images, sent(torch.from_numpy(split.labels.copy()), gpu)
 
 
 class _Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -186,7 +224,8 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
         return images, torch.from_numpy(self._split.labels[[index for _, index in keys]])
 
     def _image(self, epoch: int, index: int) -> Tensor:
-        torch.manual_seed(derive_seed(self._seed, epoch, index))
+        # Not `torch.manual_seed`: it seeds GPUs too, where the network draws.
+        torch.default_generator.manual_seed(derive_seed(self._seed, epoch, index))
         return self._transform(torch.from_numpy(self._split.images[index].copy()))
 
 

@@ -1,8 +1,8 @@
 """What a training is put together from: network, device, optimizer, precision, moving average."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,17 @@ def build_network(architecture: AnyNetwork, seed: int) -> AnyModule:
     Raises:
         BuilderError: A user's builder cannot be had, or breaks a rule.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with initial_draws(seed):
         return module_of(architecture)
+
+
+@contextmanager
+def initial_draws(seed: int) -> Iterator[None]:
+    """Torch's global generator of the CPU starts at `seed` for a while; those of GPUs, from which a
+    training that is under way draws, are left alone (`torch.manual_seed` seeds them too)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -87,13 +95,20 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer
         return torch.optim.AdamW(
             groups, lr=recipe.learning_rate, betas=(recipe.momentum, 0.999), fused=True
         )
-    return torch.optim.SGD(
+    sgd = torch.optim.SGD(
         groups,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         fused=True,
     )
+    if recipe.momentum > 0:
+        # Else the first step makes it of memory as it is, and leaves that so where a gradient
+        # overflows, which in fp16 the first often does. From 0 the first step is the same.
+        for parameter in (*kernels, *rest):
+            if parameter.requires_grad:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def definite_precision(precision: Precision, device: torch.device) -> Precision:
@@ -110,7 +125,12 @@ def definite_precision(precision: Precision, device: torch.device) -> Precision:
         return precision
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if has_bf16() else "fp16"
+
+
+def has_bf16() -> bool:
+    """Whether the GPU computes in bf16; one before Ampere only emulates it, slower than fp32."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
@@ -142,6 +162,12 @@ def mixed_precision(
     )
 
 
+def give_memory_back(device: torch.device) -> None:
+    """Free what this process only keeps of a GPU's memory; trials may be other processes' there."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 @contextmanager
 def network_randomness(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
     """Dropout and stochastic depth draw from torch's global generators: borrow those for an epoch
@@ -152,11 +178,31 @@ def network_randomness(seed: int, epoch: int, device: torch.device) -> Iterator[
         yield
 
 
-def moving_average(network: nn.Module, decay: float) -> AveragedModel:
-    """EMA with the released code's warm form, min(decay, (1 + t) / (10 + t))."""
+class MovingAverage(AveragedModel):
+    """EMA with the released code's warm form, min(decay, (1 + t) / (10 + t)).
 
-    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
-        t = float(count)
-        get_ema_multi_avg_fn(min(decay, (1 + t) / (10 + t)))(averaged, current, count)
+    PyTorch's own update waits for a GPU, and copies buffers one by one.
+    """
 
-    return AveragedModel(network, multi_avg_fn=update)
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move towards the weights of `model`; buffers are its own."""
+        t = int(self.n_averaged)  # on the CPU, wherever the network is
+        decay = min(self._decay, (1 + t) / (10 + t))
+        of = itertools.chain(self.module.parameters(), self.module.buffers())
+        new = itertools.chain(model.parameters(), model.buffers())
+        averaged: list[tuple[Tensor, Tensor]] = []
+        copied: dict[bool, list[tuple[Tensor, Tensor]]] = {True: [], False: []}
+        for pair in zip(of, new, strict=True):
+            is_averaged = t > 0 and pair[0].requires_grad
+            (averaged if is_averaged else copied[pair[0].is_floating_point()]).append(pair)
+        if averaged:
+            own, others = map(list, zip(*averaged, strict=True))
+            get_ema_multi_avg_fn(decay)(own, others, None)
+        for pairs in filter(None, copied.values()):
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))  # pyright: ignore
+        self.n_averaged += 1

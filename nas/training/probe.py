@@ -15,7 +15,7 @@ import torch
 
 from nas.data.dataset import Split
 from nas.training.engine import Engine, Timings
-from nas.training.parts import definite_precision
+from nas.training.parts import definite_precision, give_memory_back, has_bf16
 from nas.training.recipe import MemoryFormat, Precision, Recipe
 from nas.training.trainer import Trainer, short_training
 from search_spaces.builder import AnyNetwork
@@ -59,8 +59,7 @@ def engines(
 def native_precisions(device: torch.device) -> list[Precision]:
     """Those that `device` has instructions for, fp32 first: emulated ones are slow."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ["fp32", "bf16"] if native else ["fp32", "fp16"]
+        return ["fp32", "bf16"] if has_bf16() else ["fp32", "fp16"]
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch has none
     return ["fp32", "bf16"] if any(capabilities.get(name) for name in _BF16) else ["fp32"]
 
@@ -105,8 +104,9 @@ def measure(
             run.stop()
         if not others or time.perf_counter() - begun > SECONDS:
             break
-    if device.type == "cuda":
-        torch.cuda.empty_cache()  # trials may be other processes' on this GPU
+    for run in runs:
+        run.stop()
+    give_memory_back(device)
     return [run.timings for run in runs]
 
 

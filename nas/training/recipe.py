@@ -60,7 +60,8 @@ class Recipe:
     min_crop_area: float = 0.25
     """Least share of the image in a resized crop; the paper's .08 suits its 350 epochs."""
     precision: Precision = "auto"
-    """`auto`: fp32 on CPU (bf16 autocast trains slower there); on CUDA bf16, or fp16 without it."""
+    """`auto`: fp32 on CPU (bf16 autocast trains slower there); on CUDA bf16, or fp16 where the GPU
+    only emulates that (before Ampere). On CUDA fp32 is PyTorch's, with TF32 in convolutions."""
     memory_format: MemoryFormat = "channels-last"
     """Of network and images in training; evaluation is channels-last always."""
 

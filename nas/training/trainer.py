@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -24,18 +24,22 @@ from nas.data.dataset import Split
 from nas.ram import keep_freed_memory
 from nas.training.augment import Batches, at_resolution, normalise
 from nas.training.parts import (
+    MovingAverage,
     build_network,
     build_optimizer,
     check_fit,
+    give_memory_back,
     memory_format,
     mixed_precision,
-    moving_average,
     network_randomness,
 )
 from nas.training.recipe import Recipe
 from nas.training.score import NORM_IMAGES, DivergedError, estimate_norms
 from search_spaces.builder import AnyNetwork
 from search_spaces.network import AnyModule
+
+_READ_AT_ONCE = 16
+"""Losses of a GPU's steps: a diverged training goes on for fewer steps than that."""
 
 
 class Trainer:
@@ -68,7 +72,8 @@ class Trainer:
             keep_freed_memory()
         self.recipe, self.seed, self.device = recipe, seed, device
         self._memory_format = memory_format(recipe)
-        self.network = network.to(device).to(memory_format=self._memory_format)
+        layout = self._memory_format
+        self.network: AnyModule = network.to(device, memory_format=layout)  # pyright: ignore
         self.epoch = 0
         """Epochs finished."""
         self._train = train if recipe.crops else at_resolution(train, architecture.resolution)
@@ -84,7 +89,7 @@ class Trainer:
         self._optimizer = build_optimizer(self.network, recipe)
         self._autocast, self._scaler = mixed_precision(recipe, device)
         decay = recipe.average_decay(len(train))
-        self._average = moving_average(self.network, decay) if decay else None
+        self._average = MovingAverage(self.network, decay) if decay else None
 
     def run_epoch(self) -> float:
         """Train one epoch; the mean loss of its steps.
@@ -92,10 +97,11 @@ class Trainer:
         Raises:
             DivergedError: The loss of a step is no finite number. The network is of no use then.
         """
-        losses = []
+        first = self.epoch * self._steps
+        batches = enumerate(self._batches.epoch(self.epoch), first)
         with self._training():
-            for images, labels in self._batches.epoch(self.epoch):
-                losses.append(self._step(images, labels, self.epoch * self._steps + len(losses)))
+            steps = (self._step(*batch, step) for step, batch in batches)
+            losses = [*map(self._finite, numbers(steps, self.device), itertools.count(first))]
         self.epoch += 1
         return sum(losses) / len(losses)
 
@@ -143,7 +149,7 @@ class Trainer:
         step begins, and the answer is infinity.
         """
         with self._training():
-            seconds = time_steps(self._batches, self._step, steps, patience=patience)
+            seconds = time_steps(self._batches, self._step, self._finite, steps, patience=patience)
         return seconds / self.recipe.batch(len(self._train))
 
     @cached_property
@@ -161,25 +167,26 @@ class Trainer:
             self.network.train()
             yield
 
-    def _step(self, images: Tensor, labels: Tensor, step: int) -> float:
+    def _step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
+        """Train on a batch; its loss, which nobody has waited for yet."""
         recipe = self.recipe
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.rate(step, len(self._train))
         with self._autocast:
             logits = self.network(normalise(images, self.device, memory_format=self._memory_format))
-            loss = cross_entropy(
-                logits.float(), labels.to(self.device), label_smoothing=recipe.label_smoothing
-            )
+            loss = cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        value = loss.item()  # last, since a GPU idles while it is waited for
-        if not math.isfinite(value):
-            raise DivergedError(f"{value} loss at step {step}")
         if self._average is not None:
             self._average.update_parameters(self.network)
-        return value
+        return loss.detach()
+
+    def _finite(self, loss: float, step: int) -> float:
+        if not math.isfinite(loss):
+            raise DivergedError(f"{loss} loss at step {step}")
+        return loss
 
 
 def fit(
@@ -230,8 +237,12 @@ def seconds_per_image(
 
     Infinity, if the few steps of this are not done after `patience` seconds.
     """
-    trainer = short_training(architecture, train, recipe, device=device, workers=workers)
-    return trainer.seconds_per_image(patience=patience)
+    try:
+        trainer = short_training(architecture, train, recipe, device=device, workers=workers)
+        return trainer.seconds_per_image(patience=patience)
+    finally:
+        trainer = None  # or its memory would not be free yet
+        give_memory_back(device)
 
 
 def short_training(
@@ -249,9 +260,20 @@ def short_training(
     )
 
 
+def numbers(losses: Iterable[Tensor], device: torch.device) -> Iterator[Any]:
+    """What is in each of the tensors, which are alike.
+
+    Of a GPU's several are read at once: it idles when a step is waited for.
+    """
+    rest = iter(losses)
+    while some := list(itertools.islice(rest, 1 if device.type == "cpu" else _READ_AT_ONCE)):
+        yield from torch.stack(some).tolist()
+
+
 def time_steps(
     batches: Batches,
-    step: Callable[[Tensor, Tensor, int], float],
+    step: Callable[[Tensor, Tensor, int], Tensor],
+    check: Callable[[Any, int], object],
     number: int,
     *,
     patience: float = math.inf,
@@ -260,18 +282,26 @@ def time_steps(
 
     Args:
         batches: Repeated, where they are too few.
-        step: Trains on images, labels and the step's index; done when it returns, on a GPU too.
+        step: Trains on images, labels and the step's index; its loss.
+        check: Is called with what is in a loss, and the step's index.
         number: Of the steps that are timed.
         patience: After so many seconds no further step begins, and the answer is infinity.
     """
-    start, marks = time.perf_counter(), []
+    start = begun = time.perf_counter()
+    losses = []
     endless = itertools.cycle(batches.epoch(0))
     for index, (images, labels) in enumerate(itertools.islice(endless, number + 1)):
         if time.perf_counter() - start > patience:
             return math.inf
-        step(images, labels, index)
-        marks.append(time.perf_counter())
-    return (marks[-1] - marks[0]) / number
+        losses.append(step(images, labels, index))
+        if index == 0:
+            check(losses.pop().tolist(), index)  # a GPU is done with the step then
+            begun = time.perf_counter()
+    values = torch.stack(losses).tolist()
+    seconds = (time.perf_counter() - begun) / number
+    for index, value in enumerate(values, 1):
+        check(value, index)
+    return seconds
 
 
 def excerpt(train: Split, recipe: Recipe) -> tuple[Split, Recipe]:
