@@ -178,7 +178,7 @@ def test_an_engine_that_runs_out_of_memory_is_not_chosen(monkeypatch: pytest.Mon
     """Nor the default, and whenever it was: here in the second of its turns, and in no other."""
     step, seen = Trainer._step, []
 
-    def short(trainer: Trainer, images: Tensor, labels: Tensor, number: int) -> float:
+    def short(trainer: Trainer, images: Tensor, labels: Tensor, number: int) -> Tensor:
         seen.append(trainer.recipe.memory_format)
         if seen[-1] == "channels-last" and seen.count("channels-last") == 6:
             raise torch.OutOfMemoryError("none left")
