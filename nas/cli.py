@@ -10,10 +10,16 @@ import signal
 import sys
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from nas.interrupts import Interruptible
 from nas.untrusted import printable_lines
@@ -72,6 +78,11 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """`1 trial`, `3 trials`; `nouns` where the plural is no mere s more."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
+
+
 _NUMBER: Any = tyro.constructors.PrimitiveConstructorSpec(
     nargs=1,
     metavar="NUMBER",
@@ -127,7 +138,14 @@ def main(
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else list(argv)
-    parsed = tyro.cli(settings, args=args, prog=prog, description=description)
+    parsed = tyro.cli(
+        settings,
+        args=args,
+        prog=prog,
+        description=description,
+        registry=_help_for(settings),
+        config=(tyro.conf.DisallowNone,),  # None is to leave the flag out
+    )
     with Interruptible() as interruption:
         try:
             return run(parsed)
@@ -149,6 +167,35 @@ def main(
                 raise
             print(f"error: {printable_lines(_disk_error(error))}", file=sys.stderr)
             return 2
+
+
+def _help_for(settings: type[Any]) -> ConstructorRegistry:
+    """How `--help` shows the flags: required ones first, docstrings as running text, and of the
+    defaults those that the text does not tell."""
+    info = StructTypeInfo.make(settings, tyro.MISSING_NONPROP, in_union_context=False)
+    spec = ConstructorRegistry.get_struct_spec(info)
+    assert isinstance(spec, StructConstructorSpec)
+    shown = map(_shown, spec.fields)
+    ordered = sorted(shown, key=lambda field: field.default is not tyro.MISSING_NONPROP)
+    spec = replace(spec, fields=tuple(ordered))
+    registry = ConstructorRegistry()
+    registry.struct_rule(lambda info: spec if info.type is settings else None)
+    return registry
+
+
+def _shown(field: StructFieldSpec) -> StructFieldSpec:
+    default, text = field.default, field.helptext
+
+    def running_text() -> str:  # read from the source, and so when asked for only
+        return " ".join(((text() if callable(text) else text) or "").split())
+
+    def hint(label: str) -> str:
+        if default is None or default is False or default == ():
+            return ""
+        return "(default: yes)" if default is True else f"(default: {label})"
+
+    shown: Any = Annotated[field.type, tyro.conf.arg(help_behavior_hint=hint)]
+    return replace(field, type=shown, helptext=running_text)
 
 
 def _disk_error(error: OSError) -> str:
