@@ -24,6 +24,7 @@ from tyro.constructors import (
 from nas.interrupts import Interruptible
 from nas.untrusted import printable_lines
 from search_spaces import references
+from search_spaces.numbers import format_number
 
 _SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
@@ -61,14 +62,6 @@ def parse_number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a number such as 400M, 1.2G or 4e8")
     return value
-
-
-def format_number(value: float) -> str:
-    """A large number as people write it: `385.8M`."""
-    for suffix, scale in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.4g}{suffix}"
-    return f"{value:.4g}"
 
 
 def format_duration(seconds: float) -> str:

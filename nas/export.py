@@ -129,7 +129,7 @@ def check_memory(architecture: AnyNetwork) -> None:
     if needed > free:
         raise ExportError(
             f"{most} images of {size:,} px, with which files are checked, take "
-            f"{cli.format_number(needed)} bytes of memory, and {cli.format_number(free)} are free. "
+            f"{cli.format_bytes(needed)} of memory, and {cli.format_bytes(free)} are free. "
             f"Correct the `resolution` of {architecture.name}, or export where there is more."
         )
 
@@ -242,7 +242,7 @@ def _describe(model: Model) -> str:
     return (
         f"model   {architecture.name} · {cli.format_number(cost.params)} params · "
         f"{cli.format_number(cost.macs)} MACs · {architecture.resolution} px · "
-        f"{architecture.num_classes} classes ({named})"
+        f"{cli.plural(architecture.num_classes, 'class', 'classes')} ({named})"
     )
 
 

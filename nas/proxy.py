@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
+from nas.cli import (
+    OptionalNumber,
+    UserError,
+    command_line,
+    format_duration,
+    format_number,
+    plural,
+)
 from nas.cli import main as cli_main
 from nas.costs.reward import DEFAULT_W
 from nas.search.options import CARRIED_OVER, TrialOptions
@@ -59,7 +66,9 @@ class Settings(TrialOptions):
         super().__post_init__()
         self._check_positive("long_seeds", "num_classes")
         if self.target_flops is not None and not self.target_flops > 0:
-            raise UserError(f"`--target-flops` must be positive, but got {self.target_flops:g}.")
+            raise UserError(
+                f"`--target-flops` must be positive, but got {format_number(self.target_flops)}."
+            )
         if self.seeds < 2:
             raise UserError(f"`--seeds` must be at least 2 to see noise, but got {self.seeds}.")
         if self.architectures < 6:
@@ -180,21 +189,24 @@ def _plan_lines(prepared: Prepared) -> list[str]:
     macs = sorted(prepared.series[0].macs)
     lines = [
         *task.describe(),
-        f"space   {prepared.space.name} · {len(networks)} networks of {format_number(macs[0])} to "
-        f"{format_number(macs[-1])} multiply-adds, spread over the space",
+        f"space   {prepared.space.name} · {plural(len(networks), 'network')} of "
+        f"{format_number(macs[0])} to {format_number(macs[-1])} multiply-adds, spread over the space",
         *(f"note    {notice}" for notice in prepared.notices),
     ]
     total = 0.0
     for series in prepared.series:
         trials, epochs = len(series.networks) * len(series.seeds), series.setting.epochs
-        words = f"{series.setting.label} · {trials} trials"
+        words = f"{series.setting.label} · {plural(trials, 'trial')}"
         seconds = estimate(task, workers, [(series.typical, trials * epochs)])
         if seconds is not None:
             total += seconds
             words += f" · about {format_duration(seconds)}"
         lines.append(f"trial   {series.name}: {words}")
     time = about(total or None)
-    return [*lines, f"plan    {len(prepared.series)} settings, {workers.describe()} · {time}"]
+    return [
+        *lines,
+        f"plan    {plural(len(prepared.series), 'setting')}, {workers.describe()} · {time}",
+    ]
 
 
 def _train(prepared: Prepared, folder: "RunFolder") -> None:

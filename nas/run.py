@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nas.cli import OptionalNumber, UserError, command_line, format_number
+from nas.cli import OptionalNumber, UserError, command_line, format_number, plural
 from nas.cli import main as cli_main
 from nas.cores import limit_threads
 from nas.costs.reward import DEFAULT_W
@@ -238,7 +238,7 @@ def _summarize(plan: "Plan", result: "SearchResult") -> None:
     cost = count(result.baseline)
     measured = next((n for n in result.finalists if n.architecture == result.baseline), None)
     accuracy = (
-        f"accuracy {measured.accuracy:.3f} (mean of {len(measured.accuracies)} seeds)"
+        f"accuracy {measured.accuracy:.3f} (mean of {plural(len(measured.accuracies), 'seed')})"
         if measured
         else "accuracy not confirmed by finalists"
     )

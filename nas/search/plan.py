@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from nas.cli import UserError, format_duration, format_number
+from nas.cli import UserError, format_duration, format_number, plural
 from nas.cores import num_cores
 from nas.costs.metrics import Metric, typical
 from nas.costs.named import cost_conditions, load_metric
@@ -103,14 +103,18 @@ class Plan:
         settings, space = self.settings, self.space
         width = f"base width {space.base_width:g} · " if isinstance(space, FactorizedSpace) else ""
         halving = f" ({self.halving.describe(settings.epochs)})" if self.halving else ""
-        trial = f"x {settings.epochs} epochs{halving}" if self.shared is None else "of its weights"
+        trial = (
+            f"x {plural(settings.epochs, 'epoch')}{halving}"
+            if self.shared is None
+            else "of its weights"
+        )
         return [
             *self.task.describe(),
             f"space   {space.name} · {len(space.choices)} choices · {width}"
             f"{self.task.resolution} px",
             self._target_line(),
             *(() if self.shared is None else self.shared.describe()),
-            f"plan    {settings.trials} trials {trial} by {settings.strategy}, "
+            f"plan    {plural(settings.trials, 'trial')} {trial} by {settings.strategy}, "
             f"{self.workers.describe()} · {self._estimate()}",
             *self._remarks(),
         ]
@@ -252,7 +256,9 @@ def _check_flags(settings: "Settings") -> None:
     for flag in ("target_flops", "target_cost"):
         value = getattr(settings, flag)
         if value is not None and not value > 0:
-            raise UserError(f"`--{flag.replace('_', '-')}` must be positive, but got {value:g}.")
+            raise UserError(
+                f"`--{flag.replace('_', '-')}` must be positive, but got {format_number(value)}."
+            )
 
 
 def _shared(settings: "Settings", task: "Task", space: Space) -> "SupernetJob":
