@@ -138,7 +138,8 @@ class Prepared:
         return [
             *self.task.describe(),
             f"space   {self.space.name} · {plural(len(macs), 'network')} of "
-            f"{format_number(macs[0])} to {format_number(macs[-1])} multiply-adds, spread over the space",
+            f"{format_number(macs[0])} to {format_number(macs[-1])} multiply-adds, spread over "
+            "the space",
             *self.job(0).describe(),
             f"plan    {plural(len(macs), 'network')} x {plural(settings.seeds, 'seed')} x "
             f"{plural(settings.epochs, 'epoch')} alone, "

@@ -170,6 +170,8 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
         announce=announce,
         trainings=trainings,
     )
+    if not (trainings.measured or trials.measured):
+        print(f"done    {folder.path} holds this search, finished; nothing was repeated")
     if shared is not None:
         _write_shared_weights(shared, folder, result)
     return result
@@ -254,9 +256,19 @@ def _summarize(plan: "Plan", result: "SearchResult") -> None:
     if settings.pareto:
         flag = "--target-flops" if settings.cost == "macs" else "--target-cost"
         print(f"pick    the same command with another {flag} picks another baseline of the front")
+    print(f"next    {_next_command(settings)}")
+
+
+_FOR_THE_GRID = (*CARRIED_OVER, "epochs", "cost", "latency_batch")
+
+
+def _next_command(settings: Settings) -> str:
+    """The grid of the baseline, on the same images, with trainings of the same kind."""
     carried = replace(settings, evaluator=settings.own_evaluator)
-    following = command_line("scaling_search.grid", carried, only=CARRIED_OVER)
-    print(f"next    {following} --baseline {shlex.quote(f'{folder}/baseline.json')}")
+    words = ["--baseline", f"{settings.run_dir}/baseline.json"]
+    words += ["--run-dir", f"{settings.run_dir}/grid"]
+    command = command_line("scaling_search.grid", carried, only=_FOR_THE_GRID)
+    return f"{command} {shlex.join(words)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

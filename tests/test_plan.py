@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.run import Settings
-from nas.search.plan import expected_epochs, prepare
+from nas.search.outlook import expected_epochs
+from nas.search.plan import prepare
 from nas.trials.halving import Halving
 from search_spaces.cost import count
 from search_spaces.spaces import sample

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from nas.cli import UserError, format_duration, format_number, plural
+from nas.cli import UserError, format_number, plural
 from nas.cores import num_cores
-from nas.costs.metrics import Metric, typical
+from nas.costs.metrics import Metric
 from nas.costs.named import cost_conditions, load_metric
 from nas.costs.objective import Objective, ParetoObjective, RewardObjective
 from nas.costs.reward import DEFAULT_W, Reward
-from nas.search.session import timed
-from nas.search.space import load_space
-from search_spaces.architecture import Architecture
-from search_spaces.spaces import FactorizedSpace, Space, default_target_macs, sample_networks
+from nas.folder import RunFolder
+from nas.search.outlook import estimate, left_of
+from nas.search.space import load_space, some_networks
+from search_spaces.spaces import FactorizedSpace, Space, default_target_macs
 
 if TYPE_CHECKING:
     from nas.run import Settings
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 PARETO_STRATEGIES = ("nsga2", "guided")
 """Those of ours that optimise accuracy and cost at once."""
-
-_SAMPLE = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +112,21 @@ class Plan:
             f"{self.task.resolution} px",
             self._target_line(),
             *(() if self.shared is None else self.shared.describe()),
-            f"plan    {plural(settings.trials, 'trial')} {trial} by {settings.strategy}, "
-            f"{self.workers.describe()} · {self._estimate()}",
+            *self._outlook(
+                f"plan    {plural(settings.trials, 'trial')} {trial} by {settings.strategy}, "
+                f"{self.workers.describe()}"
+            ),
             *self._remarks(),
         ]
+
+    def _outlook(self, plan: str) -> list[str]:
+        """The plan with the time that it takes; where some is done, what is left and its time."""
+        left = left_of(self.settings, RunFolder(self.settings.run_dir).database)
+        if left.nothing:
+            return [plan, "left    nothing"]
+        if not left.begun:
+            return [f"{plan} · {estimate(self, left)}"]
+        return [plan, f"left    {left.describe()} · {estimate(self, left)}"]
 
     def _target_line(self) -> str:
         target = f"T = {format_number(self.target)} {self.metric.describe()}"
@@ -139,33 +148,6 @@ class Plan:
                 "note    latency is measured while other trials run on this machine, and is less "
                 "certain for it; --workers 1 measures in peace"
             )
-
-    def _estimate(self) -> str:
-        """Time for everything, from a few timed training steps of a typical network."""
-        settings, workers = self.settings, self.workers
-        seconds_of = timed(self.task, workers, typical(_some(self.space)))
-        if seconds_of is None:
-            return "time known after the first trials"
-        epochs = float(settings.epochs)
-        if self.halving is not None:
-            epochs = expected_epochs(self.halving, settings.epochs)
-        before, parts = 0.0, ""
-        trial = seconds_of(epochs)
-        if self.shared is not None:
-            before, trial = self.shared.seconds_of_training(), self.shared.seconds_of_evaluation()
-            parts = f"supernet {format_duration(before)}, "
-        proxies = trial * settings.trials / workers.count
-        if settings.finalists == 0:
-            return f"about {format_duration(before + proxies)}"
-        searches = 1 if settings.strategy == "random" else 2
-        jobs = settings.finalist_seeds * (searches * settings.finalists + 1)
-        finals = seconds_of(settings.epochs_of_finalists) * jobs / workers.count
-        control = 0.0 if settings.strategy == "random" else proxies
-        return (
-            f"about {format_duration(before + proxies + control + finals)} ({parts}search "
-            f"{format_duration(proxies)}, random search {format_duration(control)}, finalists "
-            f"{format_duration(finals)})"
-        )
 
 
 def prepare(settings: "Settings") -> Plan:
@@ -191,7 +173,7 @@ def prepare(settings: "Settings") -> Plan:
         num_classes=task.num_classes,
         target_macs=space_macs,
     )
-    task, workers = settings.tune(task, workers, _some(space), run_dir=settings.run_dir)
+    task, workers = settings.tune(task, workers, some_networks(space), run_dir=settings.run_dir)
     metric = load_metric(
         settings.cost,
         run_dir=settings.run_dir,
@@ -219,15 +201,6 @@ def prepare(settings: "Settings") -> Plan:
         workers=workers,
         shared=shared,
     )
-
-
-def expected_epochs(halving: "Halving", epochs: int) -> float:
-    """Epochs that a trial takes on average, if just the share that should passes each rung."""
-    expected, share, before = 0.0, 1.0, 0
-    for rung in halving.rungs(epochs):
-        expected += share * (rung - before)
-        share, before = share / halving.reduction, rung
-    return expected
 
 
 def _check_flags(settings: "Settings") -> None:
@@ -294,11 +267,6 @@ def _space_macs(settings: "Settings", task: "Task") -> float:
     return default_target_macs(task.resolution, task.num_classes) if asked is None else asked
 
 
-def _some(space: Space) -> list[Architecture]:
-    """A fixed sample of the space."""
-    return sample_networks(space, _SAMPLE, seed=0)
-
-
 def _typical_cost(space: Space, metric: Metric) -> float:
     """The median, to two digits."""
-    return float(f"{statistics.median(map(metric, _some(space))):.1e}")
+    return float(f"{statistics.median(map(metric, some_networks(space))):.1e}")

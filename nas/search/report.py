@@ -261,7 +261,8 @@ def markdown(
     result: SearchResult, summary: Sequence[str], objective: Objective, target: float
 ) -> str:
     """The report: conditions, front, finalists, verdict, and the baseline's stage table."""
-    parts = ["# Search report", "", *(f"    {line}" for line in summary), ""]
+    lasting = [line for line in summary if not line.startswith(("left ", "hint "))]
+    parts = ["# Search report", "", *(f"    {line}" for line in lasting), ""]
     if result.epochs_saved:
         parts += [epochs_line(result), ""]
     if isinstance(objective, ParetoObjective):

@@ -42,8 +42,8 @@ class Halving:
         """
         if self.min_epochs >= epochs:
             raise UserError(
-                f"Halving first compares after {plural(self.min_epochs, 'epoch')}, which is the end "
-                f"of trials of {epochs}. Train longer (--epochs), or do without halving."
+                f"Halving first compares after {plural(self.min_epochs, 'epoch')}, which is the "
+                f"end of trials of {epochs}. Train longer (--epochs), or do without halving."
             )
         rungs, rung = [], self.min_epochs
         while rung < epochs:
