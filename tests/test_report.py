@@ -200,7 +200,7 @@ def test_the_plot_is_an_image() -> None:
     two = _measured("search", 7, 0.5, 0.6)
     for result in (_result(), _result(OWN, both, two, _measured("stock B0", 10, 0.6))):
         image = Image.open(BytesIO(pareto_plot(result, 5000.0, METRICS["macs"])))
-        assert image.size == (840, 540)
+        assert image.size == (1080, 540)
 
 
 def test_the_trials_table_has_a_row_for_every_attempt(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from nas.trials.progress import ended_slots, measured_keys
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nas.run import Settings
     from nas.search.plan import Plan
     from nas.trials.halving import Halving
 
@@ -43,8 +42,9 @@ class Left:
         return ", ".join(words for number, words in parts if number) or "nothing"
 
 
-def left_of(settings: "Settings", database: "Path") -> Left:
-    """What a folder's record lacks of what the flags ask for."""
+def left_of(plan: "Plan", database: "Path") -> Left:
+    """What a folder's record lacks of what the plan's flags ask for."""
+    settings = plan.settings
     names = ("search",) if settings.strategy == "random" else ("search", "random")
     ended = {name: ended_slots(database, name) for name in names}
     left = {name: len(set(range(settings.trials)) - ended[name]) for name in names}

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from nas.cli import UserError, format_number, plural
 from nas.cores import num_cores
-from nas.costs.metrics import Metric
+from nas.costs.metrics import MACS, Metric
 from nas.costs.named import cost_conditions, load_metric
 from nas.costs.objective import Objective, ParetoObjective, RewardObjective
 from nas.costs.reward import DEFAULT_W, Reward
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 PARETO_STRATEGIES = ("nsga2", "guided")
 """Those of ours that optimise accuracy and cost at once."""
+
+_FAR = 2.0
+"""Times that T is beyond the costs of a sample when it is called far from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,29 +114,51 @@ class Plan:
             f"space   {space.name} · {len(space.choices)} choices · {width}"
             f"{self.task.resolution} px",
             self._target_line(),
+            *self._far_target(),
             *(() if self.shared is None else self.shared.describe()),
             *self._outlook(
                 f"plan    {plural(settings.trials, 'trial')} {trial} by {settings.strategy}, "
                 f"{self.workers.describe()}"
             ),
-            *self._remarks(),
         ]
 
     def _outlook(self, plan: str) -> list[str]:
         """The plan with the time that it takes; where some is done, what is left and its time."""
-        left = left_of(self.settings, RunFolder(self.settings.run_dir).database)
+        left = left_of(self, RunFolder(self.settings.run_dir).database)
         if left.nothing:
             return [plan, "left    nothing"]
+        time = estimate(self, left)
         if not left.begun:
-            return [f"{plan} · {estimate(self, left)}"]
-        return [plan, f"left    {left.describe()} · {estimate(self, left)}"]
+            return [f"{plan} · {time}", *self._remarks()]
+        return [plan, f"left    {left.describe()} · {time}", *self._remarks()]
 
     def _target_line(self) -> str:
         target = f"T = {format_number(self.target)} {self.metric.describe()}"
         if not isinstance(self.objective, RewardObjective):
             return f"target  front of accuracy against cost; the baseline is picked at {target}"
         reward = self.objective.reward
-        return f"target  {target}, {'hard' if reward.hard else f'w = {reward.w:g}'}"
+        formula = f"accuracy x (cost / T)^{reward.w:g}"
+        if reward.hard:
+            formula = "accuracy up to T, accuracy x T / cost above"
+        return f"target  {target} · reward: {formula}"
+
+    def _far_target(self) -> Iterator[str]:
+        """A note where the T that was asked for is far from what any network costs."""
+        settings, metric = self.settings, self.metric
+        if settings.target is None:
+            return
+        networks = sorted(some_networks(self.space), key=MACS)
+        low, high = sorted(metric(networks[end]) for end in (0, -1))  # a latency is measured
+        if not low / _FAR <= self.target <= high * _FAR:
+            flag = "--target-flops" if metric.name == "macs" else "--target-cost"
+            other = (
+                "" if metric.name == "macs" else ", or a --target-flops whose networks cost that"
+            )
+            yield (
+                f"note    T is far from what networks of this space cost, some "
+                f"{metric.format(low)} to {metric.format(high)}: none will come near it. Choose "
+                f"{flag} there{other}"
+            )
 
     def _remarks(self) -> Iterator[str]:
         workers, cores = self.workers, num_cores()
