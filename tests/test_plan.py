@@ -10,7 +10,9 @@ import pytest
 from nas.run import Settings
 from nas.search.outlook import expected_epochs
 from nas.search.plan import prepare
+from nas.search.session import seconds_of_starts
 from nas.trials.halving import Halving
+from nas.workers import Workers
 from search_spaces.cost import count
 from search_spaces.spaces import sample
 
@@ -66,3 +68,10 @@ def test_a_target_that_no_network_comes_near_is_noted(
         plan.metric(plan.space.decode(sample(plan.space, random.Random(i)))) for i in range(99)
     ]
     assert is_far == (plan.target < min(costs) / 1.5 or plan.target > max(costs) * 1.5)
+
+
+def test_starts_of_workers_are_part_of_the_time() -> None:
+    assert seconds_of_starts(Workers(), 3) == 0
+    assert seconds_of_starts(Workers(count=2), 0) == 0
+    first, second, third = (seconds_of_starts(Workers(count=2), studies) for studies in (1, 2, 3))
+    assert 0 < third - second == second - first < first  # Ray itself starts once

@@ -17,6 +17,7 @@ from nas.costs.objective import Objective, ParetoObjective, RewardObjective
 from nas.costs.reward import Reward
 from nas.search.baseline import SearchResult
 from nas.search.finalists import Measured
+from nas.search.markdown import markdown as any_markdown
 from nas.search.plot import pareto_plot
 from nas.search.report import (
     compare,
@@ -27,7 +28,6 @@ from nas.search.report import (
     spread,
     trials_frame,
 )
-from nas.search.report import markdown as any_markdown
 from nas.search.report import verdict as any_verdict
 from nas.trials.evaluate import Outcome
 from nas.trials.halving import Halving

@@ -45,8 +45,16 @@ def pareto_plot(result: SearchResult, target: float, metric: Metric) -> bytes:
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
+    has_bars = any(len(network.accuracies) > 1 for network in result.finalists)
     # Beside the axes, where it covers no point.
-    figure.legend(unique.values(), unique.keys(), fontsize=8, loc="outside right upper")
+    figure.legend(
+        unique.values(),
+        unique.keys(),
+        fontsize=8,
+        loc="outside right upper",
+        title="bars: standard deviation of seeds" if has_bars else None,
+        title_fontsize=8,
+    )
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

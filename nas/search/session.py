@@ -174,9 +174,10 @@ def timed(
         return None
 
 
-_RAY_SECONDS, _WORKERS_SECONDS = 10.0, 6.0
-"""What Ray takes to start, and what a study's workers do: Python, torch, images. With cores to
-spare; on busy ones two or three times that (two workers on two cores, experiments/LOG.md)."""
+_RAY_SECONDS, _WORKERS_SECONDS = 5.0, 6.0
+"""What Ray takes to start, and what the workers of each study do: Python, torch, images. With cores
+to spare; where others had as much work for the two cores, two workers began the first study after
+23 s and each further one after 7 to 14 s (2026-11-21, digits)."""
 
 
 def seconds_of_starts(workers: "Workers", studies: int) -> float:
