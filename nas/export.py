@@ -249,9 +249,10 @@ def _describe(model: Model) -> str:
 def _report(out: Path, file: dict[str, Any]) -> str:
     opset = f" · opset {file['opset']}" if "opset" in file else ""
     worst = max(check["max_relative_difference"] for check in file["checks"])
+    near = f"within {worst:.0e} of PyTorch" if worst else "equal to PyTorch"
     return (
-        f"wrote   {out / file['file']} · {file['bytes'] / 1e6:.2f} MB{opset} · "
-        f"within {worst:.0e} of PyTorch at batch sizes {', '.join(map(str, BATCH_SIZES))}"
+        f"wrote   {out / file['file']} · {cli.format_bytes(file['bytes'])}{opset} · {near} at "
+        f"batch sizes {', '.join(map(str, BATCH_SIZES))}"
     )
 
 
