@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nas import export, train
 from nas.costs.objective import AccuracyObjective
 from nas.models.saved import ModelError, load_model
-from nas.search.task import load_task
+from nas.search.options import TrialOptions
 from nas.training.parts import build_network
 from nas.trials.evaluate import measure
 from nas.trials.runner import TrialRunner
@@ -309,8 +309,9 @@ def test_trials_are_recorded_and_resumed(workers: Workers, tmp_path: Path) -> No
     assert sorted(run(6)) == sorted(run(6)) == sorted(expected)
 
 
-def test_a_trial_trains_the_module() -> None:
-    task = load_task(data="digits", evaluator=None, resolution=8, max_images=200, device="cpu")
+def test_a_trial_trains_the_module(tmp_path: Path) -> None:
+    options = TrialOptions(data="digits", max_images=200)
+    task = options.load_task(Workers(), run_dir=tmp_path, resolution=8, num_classes=None)
     outcome = measure(task.evaluator, built("plain", 8), epochs=8, seed=0)
     assert outcome.reason == "", outcome.detail
     assert outcome.accuracy is not None

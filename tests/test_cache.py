@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from nas.data import cache, images
-from nas.data.cache import Mapped
-from nas.data.dataset import DataError, ImageData, load_for_search
+from nas.data.cache import Cache, Mapped
+from nas.data.dataset import DataError, ImageData, load_for_search, load_for_training
 from nas.run import Settings
 from nas.trials.execution import execute
 from nas.workers import Workers
@@ -51,7 +51,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _load(pets: Path, folder: Path | None, **options: Any) -> ImageData:
-    return load_for_search(str(pets), size=SIZE, cache=folder, **options)
+    cache = None if folder is None else Cache(folder)
+    return load_for_search(str(pets), size=SIZE, cache=cache, **options)
 
 
 def _equal(one: ImageData, other: ImageData) -> bool:
@@ -79,6 +80,20 @@ def test_a_second_start_decodes_nothing(pets: Path, tmp_path: Path, decoded: lis
     assert _file(folder).stat().st_size == 128 + 50 * 3 * SIZE**2
 
 
+def test_a_training_maps_every_split(pets: Path, tmp_path: Path, decoded: list[int]) -> None:
+    plain = load_for_training(str(pets), size=SIZE)
+    assert len(decoded) == 54
+    for _ in range(2):
+        mapped = load_for_training(str(pets), size=SIZE, cache=Cache(tmp_path / "cache"))
+        assert len(decoded) == 108
+        assert mapped.fingerprint == plain.fingerprint
+        assert mapped.notices == plain.notices
+        for name in ("train", "validation"):
+            split = getattr(mapped, name)
+            assert same(split, getattr(plain, name))
+            assert isinstance(split.images, Mapped)
+
+
 def test_what_the_pixels_depend_on_makes_another_file(
     pets: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
@@ -90,7 +105,7 @@ def test_what_the_pixels_depend_on_makes_another_file(
     assert len(contents(before.train) ^ contents(after.train)) == 2
     assert before.fingerprint != after.fingerprint
     _load(pets, folder, seed=1)
-    load_for_search(str(pets), size=8, cache=folder)
+    load_for_search(str(pets), size=8, cache=Cache(folder))
     assert len(list(folder.iterdir())) == 4
     assert len(decoded) == 200
 
@@ -119,6 +134,27 @@ def test_a_damaged_file_is_made_anew(
     assert _equal(_load(pets, folder), first)
     assert len(decoded) == 150
     assert _file(folder).read_bytes() == whole
+
+
+def test_read_only_it_is_taken_as_it_is_or_not_at_all(
+    pets: Path, tmp_path: Path, decoded: list[int]
+) -> None:
+    folder = tmp_path / "cache"
+
+    def look() -> ImageData:
+        return load_for_search(str(pets), size=SIZE, cache=Cache(folder, is_read_only=True))
+
+    plain = look()
+    assert not folder.exists()
+    _load(pets, folder)
+    assert len(decoded) == 100
+    assert isinstance(look().train.images, Mapped)
+    assert len(decoded) == 100
+    damaged = _file(folder).read_bytes()[:-1]
+    _file(folder).write_bytes(damaged)
+    assert _equal(look(), plain)
+    assert len(decoded) == 150
+    assert _file(folder).read_bytes() == damaged
 
 
 def test_another_process_maps_the_file(pets: Path, tmp_path: Path) -> None:
@@ -243,7 +279,7 @@ if dies == "dies":
     images.store = dying
 print("ready", flush=True)
 sys.stdin.readline()
-data = load_for_search(source, size=16, cache=Path(folder))
+data = load_for_search(source, size=16, cache=cache.Cache(Path(folder)))
 print(data.train.images.sum(), type(data.train.images).__name__)
 """
 

@@ -201,7 +201,7 @@ def test_the_batch_is_not_chosen_by_speed() -> None:
 
 def test_nas_train_binds_what_it_always_bound() -> None:
     """Folders from before recipes had a memory format go on: a field more would refuse them."""
-    from nas.train import _binding
+    from nas.training.options import _binding
 
     assert set(_binding(Recipe.full(3))) == {
         *("epochs", "batch_size", "min_steps", "learning_rate", "optimizer", "momentum"),

@@ -16,8 +16,9 @@ from PIL import Image
 from nas.data import images
 from nas.data.dataset import DataError, load_for_search, load_for_training, native_size
 from nas.folder import RunFolder
-from nas.search.task import load_task
+from nas.search.options import TrialOptions
 from nas.untrusted import csv_text, markdown_text, printable, printable_lines
+from nas.workers import Workers
 from tests.test_images import png_header
 from tests.trees import contents, counts, plant, same
 
@@ -194,8 +195,9 @@ def test_row_15_images_of_train_in_test_are_counted(pets: Path) -> None:
 
 def test_row_23_changed_images_end_a_run_that_goes_on(pets: Path, tmp_path: Path) -> None:
     def start() -> None:
-        task = load_task(data=str(pets), evaluator=None, resolution=8)
-        with RunFolder(tmp_path / "run") as folder:
+        options, run_dir = TrialOptions(data=str(pets)), tmp_path / "run"
+        task = options.load_task(Workers(), run_dir=run_dir, resolution=8, num_classes=None)
+        with RunFolder(run_dir) as folder:
             folder.bind(task.conditions, {})
 
     start()

@@ -1,6 +1,9 @@
 """Every mode and format by the one rule, to golden pixels; bad files named, not raised."""
 
+import io
 import struct
+import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas.data import images
 from nas.data.images import DataError, check_header, read_files, to_rgb
 from nas.untrusted import printable
 
@@ -47,6 +51,24 @@ def png_header(width: int, height: int) -> bytes:
         + chunk(b"IDAT", zlib.compress(b"\0"))
         + chunk(b"IEND", b"")
     )
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_a_terminal_that_waits_is_shown_how_far_the_reading_is(
+    is_terminal: bool, patience: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    monkeypatch.setattr(images, "_QUIET", patience)
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    quadrants(RED, GREEN, BLUE, WHITE).save(tmp_path / "image.png")
+    threads = threading.active_count()
+    read_files([tmp_path / "image.png"] * 100, {})
+    assert ("data:   0%" in screen.getvalue()) == (is_terminal and not patience)
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tiff", "ppm"])

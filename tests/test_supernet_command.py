@@ -14,7 +14,7 @@ import torch
 
 from nas import proxy, run
 from nas.costs.objective import AccuracyObjective
-from nas.search.task import load_task
+from nas.search.options import TrialOptions
 from nas.supernet.job import SupernetJob
 from nas.training import checkpoint
 from nas.training.parts import build_network
@@ -53,8 +53,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _job() -> SupernetJob:
-    task = load_task(data="digits", evaluator=None, resolution=None, max_images=100, device="cpu")
+def _job(folder: Path) -> SupernetJob:
+    options = TrialOptions(data="digits", max_images=100)
+    task = options.load_task(Workers(), run_dir=folder, resolution=None, num_classes=None)
     assert task.training is not None
     return SupernetJob(
         space=tiny_space(8, 10, 1e6), training=task.training, epochs=2, drawn=2, seed=0
@@ -63,7 +64,7 @@ def _job() -> SupernetJob:
 
 @pytest.mark.slow
 def test_trials_take_their_weights_and_finalists_are_trained(finished: Path) -> None:
-    job, trials = _job(), _trials(finished)
+    job, trials = _job(finished), _trials(finished)
     evaluator = job.train(finished / "supernet", lambda line: None)
     blocks = [name for name in trials.columns if name.startswith("block")]
     for trial in trials.to_dict("records"):
@@ -80,7 +81,7 @@ def test_trials_take_their_weights_and_finalists_are_trained(finished: Path) -> 
 
 @pytest.mark.slow
 def test_the_baseline_s_shared_weights_can_be_trained_further(finished: Path) -> None:
-    job, baseline = _job(), load_architecture(finished / "baseline.json")
+    job, baseline = _job(finished), load_architecture(finished / "baseline.json")
     network = build_network(baseline, seed=9)
     assert load_weights(network, read_weights(finished / "baseline.safetensors")) == "own"
     value = accuracy(network, job.training.validation, resolution=8, device=torch.device("cpu"))

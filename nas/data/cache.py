@@ -14,6 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -30,6 +31,16 @@ _PIECE = 2**24
 _UNFINISHED = "unfinished-"
 
 
+@dataclass(frozen=True)
+class Cache:
+    """Where decoded images are kept."""
+
+    folder: Path
+    """It is made."""
+    is_read_only: bool = False
+    """Take what is there, but write nothing: for a dry run."""
+
+
 class Mapped(np.memmap):
     """Rows of a file of this module. Pickled it is the file's name, so that a process on the same
     machine maps the file instead of taking a copy."""
@@ -43,54 +54,57 @@ class Mapped(np.memmap):
 
 
 def read_cached(
-    orders: Orders, size: int, folder: Path | None, *, decode_all: bool = False
+    orders: Orders, size: int, cache: Cache | None, *, decode_all: bool = False
 ) -> tuple[Stores, dict[str, list[Reading]], tuple[str, ...]]:
-    """As `nas.data.reading.read`, from a file in `folder`, which is made if it is not there.
+    """As `nas.data.reading.read`, from a file in the cache, which is made if it is not there.
 
     Where it is, every image is hashed, but none is decoded. Where it cannot be made, the images
-    stay in memory, which the lines returned last then say; so they do without a folder, and where
+    stay in memory, which the lines returned last then say; so they do without a cache, and where
     all are to be decoded.
     """
     told = ()
-    if folder is not None and not decode_all:
+    if cache is not None and not decode_all:
         try:
-            return *_read_through(orders, size, folder), ()
+            if (found := _find(orders, size, cache)) is not None:
+                return *found, ()
+            if not cache.is_read_only:
+                return *_make(orders, size, cache.folder), ()
         except OSError as error:
             told = (
-                f"The decoded images are not kept in {folder}: {error.strerror}. So every start "
-                "decodes them, and every worker holds its own. Make room, or name another "
+                f"The decoded images are not kept in {cache.folder}: {error.strerror}. So every "
+                "start decodes them, and every worker holds its own. Make room, or name another "
                 "--cache-dir.",
             )
     return *read(orders, size, decode_all=decode_all), told
 
 
-def _read_through(
-    orders: Orders, size: int, folder: Path
-) -> tuple[Stores, dict[str, list[Reading]]]:
+def _find(
+    orders: Orders, size: int, cache: Cache
+) -> tuple[Stores, dict[str, list[Reading]]] | None:
+    files = sorted(cache.folder.glob(f"{_selection(orders, size)}-*.npy"))
+    if not files:
+        return None
+    readings = {split: images.read({}) for split, (images, _) in orders.items()}
+    content = _content(orders, readings)
+    for file in files:
+        if file.name.split("-")[1] != content:
+            continue
+        if (store := _open(file, _shape(orders, size))) is not None:
+            return sliced(store, orders), readings
+        if not cache.is_read_only:
+            file.unlink(missing_ok=True)
+    return None
+
+
+def _make(orders: Orders, size: int, folder: Path) -> tuple[Stores, dict[str, list[Reading]]]:
     """
     Raises:
         OSError: The folder cannot be written, or its disk is too full.
     """
-    selection = _selection(orders, size)
-    shape = (sum(len(order) for _, order in orders.values()), 3, size, size)
     folder.mkdir(parents=True, exist_ok=True)
-    if files := sorted(folder.glob(f"{selection}-*.npy")):
-        readings = {split: images.read({}) for split, (images, _) in orders.items()}
-        content = _content(orders, readings)
-        for file in files:
-            if file.name.split("-")[1] == content and (store := _open(file, shape)) is not None:
-                return sliced(store, orders), readings
     _remove_unfinished(folder)
+    shape = _shape(orders, size)
     _check_room(folder, shape)
-    return _make(orders, shape, folder, selection)
-
-
-def _make(
-    orders: Orders,
-    shape: tuple[int, ...],
-    folder: Path,
-    selection: str,
-) -> tuple[Stores, dict[str, list[Reading]]]:
     with _unfinished(folder) as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -107,13 +121,18 @@ def _make(
             return sliced(np.array(store), orders), readings  # which will be refused
         store.flush()
         os.fsync(file.fileno())
-        name = f"{selection}-{_content(orders, readings)}-{_checksum(store):08x}.npy"
+        content, checksum = _content(orders, readings), _checksum(store)
+        name = f"{_selection(orders, size)}-{content}-{checksum:08x}.npy"
         os.replace(file.name, folder / name)
     return sliced(_map(str(folder / name), start, shape), orders), readings
 
 
+def _shape(orders: Orders, size: int) -> tuple[int, ...]:
+    return (sum(len(order) for _, order in orders.values()), 3, size, size)
+
+
 def _open(file: Path, shape: tuple[int, ...]) -> "Mapped | None":
-    """The images of a file; None if it is damaged, and then it is removed."""
+    """The images of a file; None if it is damaged."""
     try:
         found = np.lib.format.open_memmap(file, mode="r")
         whole = (found.shape, found.dtype, found.flags.c_contiguous) == (shape, np.uint8, True)
@@ -121,7 +140,6 @@ def _open(file: Path, shape: tuple[int, ...]) -> "Mapped | None":
             return _map(str(file), found.offset, shape)
     except (ValueError, EOFError):  # no header of NumPy's, or less than it says
         pass
-    file.unlink(missing_ok=True)
     return None
 
 

@@ -1,4 +1,5 @@
-"""Data sets in memory: square uint8 images, with train, validation and test kept apart.
+"""Data sets in memory or in a mapped file: square uint8 images, with train, validation and test
+kept apart.
 
 A search sees the train images alone: some are held out of them to judge candidates, and the
 files of validation and test are not even opened.
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data.cache import read_cached
+from nas.data.cache import Cache, read_cached
 from nas.data.folders import folder_source
-from nas.data.images import DataError
+from nas.data.images import DataError, Reading
 from nas.data.named import digits_source, torchvision_class, torchvision_source
-from nas.data.reading import bad_images, fingerprint, left_out, notices, read, refuse
+from nas.data.reading import bad_images, fingerprint, left_out, notices, refuse
 from nas.data.scan import layout_problems, without_bad
 from nas.data.sources import ACCEPTED, Source
 from nas.data.stratify import allocate, draw
@@ -94,7 +95,7 @@ def load_for_search(
     seed: int = 0,
     skip_bad: bool = False,
     follow_links: bool = False,
-    cache: Path | None = None,
+    cache: Cache | None = None,
 ) -> ImageData:
     """The train images, some of them held out; validation and test stay unopened.
 
@@ -109,7 +110,7 @@ def load_for_search(
         seed: Fixes both choices; every stage that is to see the same split passes the same.
         skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
         follow_links: Follow symbolic links out of the data set's folder.
-        cache: Folder for the decoded images, `nas.data.cache`; None: they stay in memory.
+        cache: Where decoded images are kept; None: nowhere, they stay in memory.
 
     Raises:
         DataError: No such source, too few images, or images that cannot be used (all named).
@@ -149,15 +150,24 @@ def load_for_search(
 
 
 def load_for_training(
-    source: str, *, size: int | None, skip_bad: bool = False, follow_links: bool = False
+    source: str,
+    *,
+    size: int | None,
+    train_size: int | None = None,
+    skip_bad: bool = False,
+    follow_links: bool = False,
+    cache: Cache | None = None,
 ) -> ImageData:
     """All train images, and validation and test as far as the source has them.
 
     Args:
         source: What `--data` takes, `ACCEPTED`.
         size: Side of the square store in px; None: the native size, at most 224.
+        train_size: That of train, where its images have so many pixels: no more than their native
+            size, and no fewer than `size`. None: `size`.
         skip_bad: Leave out images that cannot be used, instead of refusing; all are decoded first.
         follow_links: Follow symbolic links out of the data set's folder.
+        cache: As for `load_for_search`.
 
     Raises:
         DataError: No such source, too few images, or images that cannot be used (all named).
@@ -166,8 +176,19 @@ def load_for_training(
     layout = layout_problems(opened)
     parts = {"train": opened.train, **opened.others()}
     native = _native_size(opened, layout)
-    orders = {split: (part, np.arange(len(part.labels))) for split, part in parts.items()}
-    images, readings = read(orders, _store_size(size, native))
+    side = _store_size(size, native)
+    sides = {"train": max(side, min(native, train_size or side))}
+    images: dict[str, np.ndarray] = {}
+    readings: dict[str, list[Reading]] = {}
+    told: list[str] = []
+    for split, part in parts.items():
+        found, read, lines = read_cached(
+            {split: (part, np.arange(len(part.labels)))},
+            sides.get(split, side),
+            cache,
+            decode_all=bool(layout),
+        )
+        images, readings, told = images | found, readings | read, [*told, *lines]
     refuse(layout, bad_images(parts, readings))
     splits = {split: Split(images[split], part.labels) for split, part in parts.items()}
     return ImageData(
@@ -178,7 +199,7 @@ def load_for_training(
         train=splits["train"],
         validation=splits.get("validation"),
         test=splits.get("test"),
-        notices=left_out(skipped) + notices(readings),
+        notices=left_out(skipped) + tuple(dict.fromkeys(told)) + notices(readings),
         skipped=skipped,
     )
 

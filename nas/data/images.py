@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
 
 from nas.cores import num_cores
 from nas.untrusted import printable
@@ -44,6 +45,8 @@ FORMATS = (
 """What is tried on a file. Pillow opens others too, EPS by running Ghostscript on it."""
 
 _CHUNK = 64  # files per task of the pool; a task for each file costs as much as a small file
+_QUIET = 2.0
+"""Seconds before a terminal is shown how far the reading is."""
 
 
 class DataError(ValueError):
@@ -51,6 +54,17 @@ class DataError(ValueError):
 
     problems: tuple[str, ...] = ()
     """All that is wrong, a line each, where the message has no room for it."""
+
+
+class _Bar(tqdm):
+    """How far the reading is, for a terminal that waits for it."""
+
+    monitor_interval = 0  # no thread of its own, which a fork would lose
+
+    def __init__(self, total: int) -> None:
+        super().__init__(
+            desc="data", total=total, unit=" images", delay=_QUIET, leave=False, disable=None
+        )
 
 
 @dataclass(frozen=True)
@@ -125,9 +139,16 @@ def read_files(paths: Sequence[Path], targets: Mapping[int, np.ndarray]) -> list
         stop = min(start + _CHUNK, len(paths))
         return [_read_file(paths[i], targets.get(i)) for i in range(start, stop)]
 
-    with quiet_pillow(), ThreadPoolExecutor(num_cores()) as pool:
-        chunks = list(pool.map(task, range(0, len(paths), _CHUNK)))
-    return [reading for chunk in chunks for reading in chunk]
+    readings: list[Reading] = []
+    with (
+        quiet_pillow(),
+        ThreadPoolExecutor(num_cores()) as pool,
+        _Bar(len(paths)) as bar,
+    ):
+        for chunk in pool.map(task, range(0, len(paths), _CHUNK)):
+            readings += chunk
+            bar.update(len(chunk))
+    return readings
 
 
 def shorter_sides(paths: Sequence[Path]) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 from nas.cli import UserError, format_number, plural
 from nas.costs.metrics import typical
 from nas.proxies.rank import MIN_NETWORKS
-from nas.search.task import MIN_RESOLUTION
+from nas.search.options import MIN_RESOLUTION
 from nas.trials.evaluate import Outcome
 from nas.trials.trial import MeasurementKey, Proposal
 from search_spaces.architecture import Architecture

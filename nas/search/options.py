@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nas.search.task import Task
+    from nas.training.proxy import ProxyTraining
     from nas.workers import Workers
     from search_spaces.builder import AnyNetwork
+
+MIN_RESOLUTION = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,29 +113,68 @@ class TrialOptions:
         num_classes: int | None,
         store_size: int | None = None,
     ) -> "Task":
-        """What the trials are measured on; the arguments are those of `nas.search.task.load_task`,
-        and the run folder, which holds the decoded images unless a flag says otherwise.
+        """What the trials are measured on.
+
+        Args:
+            workers: Where the trials run.
+            run_dir: Holds the decoded images in cache/, unless a flag says otherwise.
+            resolution: Base resolution in px; None: the images' own, 224 px without images.
+            num_classes: Classes where there are no images that tell them; None: 1000.
+            store_size: Side of the stored images; None: `resolution`.
 
         Raises:
             ValueError: The flags contradict one another, or the images cannot be used.
         """
-        from nas.search.task import load_task
+        from nas.search.task import Task
 
-        # The machines of a cluster get the images from Ray, for they need not see our disk.
-        is_kept = not self.dry_run and workers.ray_address is None
-        return load_task(
-            data=self.data,
-            evaluator=self.own_evaluator,
+        if resolution is not None and resolution < MIN_RESOLUTION:
+            raise UserError(
+                f"`--resolution` must be at least {MIN_RESOLUTION}, but got {resolution}."
+            )
+        if (reference := self.own_evaluator) is not None:
+            return Task.of_evaluator(
+                reference, resolution=resolution or 224, num_classes=num_classes or 1000
+            )
+        if resolution is None:
+            resolution = self._native_resolution()
+        training = self._training(workers, run_dir, store_size or resolution)
+        chosen = {"max_images": self.max_images, "val_images": self.val_images}
+        return Task(
+            evaluator=training,
+            training=training,
             resolution=resolution,
-            store_size=store_size,
-            num_classes=num_classes,
-            max_images=self.max_images,
-            val_images=self.val_images,
+            num_classes=len(training.data.classes),
+            drawn={} if self.val_images is None else chosen,
+        )
+
+    def _native_resolution(self) -> int:
+        from nas.data.dataset import MAX_NATIVE_SIZE, native_size
+
+        native = native_size(self.data, follow_links=self.follow_links)
+        return max(MIN_RESOLUTION, min(MAX_NATIVE_SIZE, native))
+
+    def _training(self, workers: "Workers", run_dir: Path, size: int) -> "ProxyTraining":
+        """Training on the images that the flags name, stored with `size` px."""
+        from nas.data.cache import Cache
+        from nas.data.dataset import load_for_search
+        from nas.training.proxy import ProxyTraining, mirrors
+
+        cache = None
+        if workers.ray_address is None:  # a cluster's machines get them from Ray, not from our disk
+            cache = Cache(self.cache_dir or run_dir / "cache", is_read_only=self.dry_run)
+        images = load_for_search(
+            self.data,
+            size=size,
+            limit=self.max_images,
+            judges=self.val_images,
             skip_bad=self.skip_bad,
             follow_links=self.follow_links,
-            cache=(self.cache_dir or run_dir / "cache") if is_kept else None,
+            cache=cache,
+        )
+        return ProxyTraining(
+            data=images,
             batch_size=self.batch_size,
-            flip=self.flip,
+            flip=self.flip and mirrors(images),
             device="auto" if workers.gpus_per_trial else "cpu",
         )
 

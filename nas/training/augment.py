@@ -130,10 +130,10 @@ class Batches:
         device: torch.device,
         workers: int = 0,
     ) -> None:
-        """Take a split whose images have `resolution` already.
+        """Take the images to train on.
 
         Args:
-            split: The images to train on.
+            split: They have `resolution` already, unless the recipe crops each.
             recipe: Says how they are batched and augmented.
             resolution: Side of the batches' images, in pixels.
             seed: Together with the epoch, all that the draws depend on.
@@ -144,7 +144,7 @@ class Batches:
         self._batch, self._steps = recipe.batch(len(split)), recipe.steps(len(split))
         self._loader: DataLoader[tuple[Tensor, Tensor]] | None = None
         self._plan: list[list[tuple[int, int]]] = []
-        if recipe.augment not in ("none", "flip-crop"):
+        if recipe.crops:
             self._loader = DataLoader(
                 _Augmented(split, per_image(recipe, resolution), seed),
                 batch_sampler=self._plan,

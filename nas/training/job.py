@@ -168,9 +168,11 @@ def _show_plan(job: Job, pace: Pace, finished: int) -> None:
     judged = 0 if job.data.validation is None else NORM_IMAGES + len(job.data.validation)
     seconds = pace.seconds_per_image * epochs * (steps * batch + judged / 3)
     mirrored = "mirrored" if recipe.flip and recipe.augment != "none" else "not mirrored"
+    stored = job.data.train.images.shape[-1]
+    pixels = "" if stored == architecture.resolution else f" from {stored} px"
     print(
         f"plan    {epochs} epochs x {steps} steps of {batch} images · "
-        f"{recipe.augment}, {mirrored} · {recipe.optimizer}, peak rate "
+        f"{recipe.augment}{pixels}, {mirrored} · {recipe.optimizer}, peak rate "
         f"{recipe.peak_rate(images):.3g} · {job.device.type}, {pace.describe()} · "
         f"about {format_duration(seconds)}"
     )

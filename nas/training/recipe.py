@@ -81,10 +81,22 @@ class Recipe:
         broken = [rule for rule, holds in checks.items() if not holds]
         if broken:
             raise RecipeError(f"`{broken[0]}` must hold, but got {self}.")
-        if self.erasing and self.augment in ("none", "flip-crop"):
+        if self.erasing and not self.crops:
             raise RecipeError(
                 f"`erasing` needs augment resized-crop, trivial or randaugment; got {self}."
             )
+
+    @property
+    def crops(self) -> bool:
+        """Whether every image has a resized crop of its own."""
+        return self.augment not in ("none", "flip-crop")
+
+    def stored_pixels(self, resolution: int) -> int:
+        """Side in px of images whose smallest crop has about `resolution`, so that none is enlarged
+        much; twice the resolution at most, which is four times the bytes."""
+        if not self.crops:
+            return resolution
+        return min(2 * resolution, math.ceil(resolution / math.sqrt(self.min_crop_area)))
 
     @classmethod
     def proxy(

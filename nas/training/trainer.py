@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -31,7 +33,7 @@ from nas.training.parts import (
     network_randomness,
 )
 from nas.training.recipe import Recipe
-from nas.training.score import DivergedError, estimate_norms
+from nas.training.score import NORM_IMAGES, DivergedError, estimate_norms
 from search_spaces.builder import AnyNetwork
 from search_spaces.network import AnyModule
 
@@ -53,7 +55,8 @@ class Trainer:
 
         Args:
             network: From `build_network`, or with weights loaded.
-            train: Images of any size; resized once to the architecture's resolution.
+            train: Images of any size; resized once to the architecture's resolution, unless the
+                recipe crops each.
             recipe: Everything else that the outcome depends on.
             seed: Fixes order, augmentation, dropout and stochastic depth.
             device: Where to train.
@@ -68,7 +71,7 @@ class Trainer:
         self.network = network.to(device).to(memory_format=self._memory_format)
         self.epoch = 0
         """Epochs finished."""
-        self._train = at_resolution(train, architecture.resolution)
+        self._train = train if recipe.crops else at_resolution(train, architecture.resolution)
         self._batches = Batches(
             self._train,
             recipe,
@@ -111,7 +114,7 @@ class Trainer:
         source = self.network if self._average is None else self._average.module
         network = copy.deepcopy(source).to(memory_format=torch.channels_last)
         assert isinstance(network, AnyModule)
-        estimate_norms(network, self._train, seed=self.seed, device=self.device)
+        estimate_norms(network, self._as_evaluated, seed=self.seed, device=self.device)
         return network
 
     def state(self) -> dict[str, Any]:
@@ -142,6 +145,15 @@ class Trainer:
         with self._training():
             seconds = time_steps(self._batches, self._step, steps, patience=patience)
         return seconds / self.recipe.batch(len(self._train))
+
+    @cached_property
+    def _as_evaluated(self) -> Split:
+        """Train images at the network's resolution, as many as batch norms are estimated from."""
+        resolution, train = self.network.architecture.resolution, self._train
+        if train.images.shape[-1] == resolution:
+            return train
+        chosen = np.random.default_rng(self.seed).permutation(len(train))[:NORM_IMAGES]
+        return at_resolution(Split(train.images[chosen], train.labels[chosen]), resolution)
 
     @contextmanager
     def _training(self) -> Iterator[None]:
