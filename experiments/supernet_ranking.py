@@ -19,7 +19,14 @@ import numpy as np
 import pandas as pd
 
 from experiments.agreement import Ranking, summary
-from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
+from nas.cli import (
+    OptionalNumber,
+    UserError,
+    command_line,
+    format_duration,
+    format_number,
+    plural,
+)
 from nas.cli import main as cli_main
 from nas.costs.metrics import typical
 from nas.proxies.rank import MIN_NETWORKS, Array
@@ -130,11 +137,13 @@ class Prepared:
         parts = "" if alone is None else f"alone {format_duration(alone)}, "
         return [
             *self.task.describe(),
-            f"space   {self.space.name} · {len(macs)} networks of {format_number(macs[0])} to "
-            f"{format_number(macs[-1])} multiply-adds, spread over the space",
+            f"space   {self.space.name} · {plural(len(macs), 'network')} of "
+            f"{format_number(macs[0])} to {format_number(macs[-1])} multiply-adds, spread over "
+            "the space",
             *self.job(0).describe(),
-            f"plan    {len(macs)} networks x {settings.seeds} seeds x {settings.epochs} epochs "
-            f"alone, {settings.supernet_seeds} supernets, {self.workers.describe()} · "
+            f"plan    {plural(len(macs), 'network')} x {plural(settings.seeds, 'seed')} x "
+            f"{plural(settings.epochs, 'epoch')} alone, "
+            f"{plural(settings.supernet_seeds, 'supernet')}, {self.workers.describe()} · "
             f"{about(whole)} ({parts}supernets {format_duration(shared)})",
         ]
 

@@ -18,7 +18,14 @@ import pandas as pd
 from tabulate import tabulate
 
 from nas import run as nas_run
-from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
+from nas.cli import (
+    OptionalNumber,
+    UserError,
+    command_line,
+    format_duration,
+    format_number,
+    plural,
+)
 from nas.cli import main as cli_main
 from nas.search.options import TrialOptions
 from search_spaces.cost import count
@@ -159,7 +166,7 @@ def _compared(shared: Searched, plain: Searched) -> str:
             "time": format_duration(found.seconds),
             "reward": f"{sum(found.rewards) / len(found.rewards):.4f}",
             "accuracy": f"{sum(found.accuracies) / len(found.accuracies):.3f} ± "
-            f"{spread(found.accuracies):.3f} ({len(found.accuracies)} seeds)",
+            f"{spread(found.accuracies):.3f} ({plural(len(found.accuracies), 'seed')})",
             "multiply-adds": format_number(found.macs),
             "baseline": found.baseline,
         }

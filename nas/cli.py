@@ -10,14 +10,21 @@ import signal
 import sys
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from nas.interrupts import Interruptible
 from nas.untrusted import printable_lines
 from search_spaces import references
+from search_spaces.numbers import format_number
 
 _SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 
@@ -57,19 +64,16 @@ def parse_number(text: str) -> float:
     return value
 
 
-def format_number(value: float) -> str:
-    """A large number as people write it: `385.8M`."""
-    for suffix, scale in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.4g}{suffix}"
-    return f"{value:.4g}"
-
-
 def format_duration(seconds: float) -> str:
     """`0:42`, `12:05` or `3:10:00`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """`1 trial`, `3 trials`; `nouns` where the plural is no mere s more."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 _NUMBER: Any = tyro.constructors.PrimitiveConstructorSpec(
@@ -127,7 +131,14 @@ def main(
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else list(argv)
-    parsed = tyro.cli(settings, args=args, prog=prog, description=description)
+    parsed = tyro.cli(
+        settings,
+        args=args,
+        prog=prog,
+        description=description,
+        registry=_help_for(settings),
+        config=(tyro.conf.DisallowNone,),  # None is to leave the flag out
+    )
     with Interruptible() as interruption:
         try:
             return run(parsed)
@@ -149,6 +160,35 @@ def main(
                 raise
             print(f"error: {printable_lines(_disk_error(error))}", file=sys.stderr)
             return 2
+
+
+def _help_for(settings: type[Any]) -> ConstructorRegistry:
+    """How `--help` shows the flags: required ones first, docstrings as running text, and of the
+    defaults those that the text does not tell."""
+    info = StructTypeInfo.make(settings, tyro.MISSING_NONPROP, in_union_context=False)
+    spec = ConstructorRegistry.get_struct_spec(info)
+    assert isinstance(spec, StructConstructorSpec)
+    shown = map(_shown, spec.fields)
+    ordered = sorted(shown, key=lambda field: field.default is not tyro.MISSING_NONPROP)
+    spec = replace(spec, fields=tuple(ordered))
+    registry = ConstructorRegistry()
+    registry.struct_rule(lambda info: spec if info.type is settings else None)
+    return registry
+
+
+def _shown(field: StructFieldSpec) -> StructFieldSpec:
+    default, text = field.default, field.helptext
+
+    def running_text() -> str:  # read from the source, and so when asked for only
+        return " ".join(((text() if callable(text) else text) or "").split())
+
+    def hint(label: str) -> str:
+        if default is None or default is False or default == ():
+            return ""
+        return "(default: yes)" if default is True else f"(default: {label})"
+
+    shown: Any = Annotated[field.type, tyro.conf.arg(help_behavior_hint=hint)]
+    return replace(field, type=shown, helptext=running_text)
 
 
 def _disk_error(error: OSError) -> str:

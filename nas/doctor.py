@@ -155,7 +155,7 @@ def check_data(source: str, *, follow_links: bool = False) -> Iterator[Check]:
         return
     size = min(size, MAX_NATIVE_SIZE)
     needed = sum(len(part.labels) for part in seen.parts.values()) * 3 * size**2
-    found = f"{seen.summary()} · {needed / 1e9:.2g} GB in memory at {size} px"
+    found = f"{seen.summary()} · {cli.format_bytes(needed)} in memory at {size} px"
     if needed <= (available_memory() or needed):
         yield Check("data", "ok", found)
     else:

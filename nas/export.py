@@ -129,7 +129,7 @@ def check_memory(architecture: AnyNetwork) -> None:
     if needed > free:
         raise ExportError(
             f"{most} images of {size:,} px, with which files are checked, take "
-            f"{cli.format_number(needed)} bytes of memory, and {cli.format_number(free)} are free. "
+            f"{cli.format_bytes(needed)} of memory, and {cli.format_bytes(free)} are free. "
             f"Correct the `resolution` of {architecture.name}, or export where there is more."
         )
 
@@ -242,16 +242,17 @@ def _describe(model: Model) -> str:
     return (
         f"model   {architecture.name} · {cli.format_number(cost.params)} params · "
         f"{cli.format_number(cost.macs)} MACs · {architecture.resolution} px · "
-        f"{architecture.num_classes} classes ({named})"
+        f"{cli.plural(architecture.num_classes, 'class', 'classes')} ({named})"
     )
 
 
 def _report(out: Path, file: dict[str, Any]) -> str:
     opset = f" · opset {file['opset']}" if "opset" in file else ""
     worst = max(check["max_relative_difference"] for check in file["checks"])
+    near = f"within {worst:.0e} of PyTorch" if worst else "equal to PyTorch"
     return (
-        f"wrote   {out / file['file']} · {file['bytes'] / 1e6:.2f} MB{opset} · "
-        f"within {worst:.0e} of PyTorch at batch sizes {', '.join(map(str, BATCH_SIZES))}"
+        f"wrote   {out / file['file']} · {cli.format_bytes(file['bytes'])}{opset} · {near} at "
+        f"batch sizes {', '.join(map(str, BATCH_SIZES))}"
     )
 
 

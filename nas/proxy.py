@@ -1,26 +1,29 @@
 """`python -m nas.proxy`: find out whether short trainings rank networks as long ones do."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from zlib import crc32
+from typing import TYPE_CHECKING
 
-from nas.cli import OptionalNumber, UserError, command_line, format_duration, format_number
+from nas.cli import (
+    OptionalNumber,
+    UserError,
+    command_line,
+    format_number,
+)
 from nas.cli import main as cli_main
 from nas.costs.reward import DEFAULT_W
 from nas.search.options import CARRIED_OVER, TrialOptions
-from nas.search.session import about, estimate, run_session
+from nas.search.session import run_session
 from nas.untrusted import csv_text
-from search_spaces.spaces import Space, default_target_macs
 
 if TYPE_CHECKING:
     from nas.folder import RunFolder
-    from nas.proxies.plan import Measurements, Series, Setting
+    from nas.proxies.plan import Measurements, Setting
+    from nas.proxies.prepared import Prepared
     from nas.proxies.verdict import Assessment
-    from nas.search.task import Task
-    from nas.workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,9 @@ class Settings(TrialOptions):
         super().__post_init__()
         self._check_positive("long_seeds", "num_classes")
         if self.target_flops is not None and not self.target_flops > 0:
-            raise UserError(f"`--target-flops` must be positive, but got {self.target_flops:g}.")
+            raise UserError(
+                f"`--target-flops` must be positive, but got {format_number(self.target_flops)}."
+            )
         if self.seeds < 2:
             raise UserError(f"`--seeds` must be at least 2 to see noise, but got {self.seeds}.")
         if self.architectures < 6:
@@ -81,43 +86,14 @@ _SHARED = ("space", "target_flops", "w", "hard", "resolution", "num_classes", "e
 """Flags that `nas.run` has too, beside those that every command has."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """Settings, made definite by what they name."""
-
-    settings: Settings
-    task: "Task"
-    space: Space
-    proxy: "Setting"
-    series: "tuple[Series, ...]"
-    """The proxy, the long trainings, the variants."""
-    notices: tuple[str, ...]
-    workers: "Workers"
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        """What must not change when the run goes on; all that may is in what a trial is."""
-        return {
-            "space": self.settings.space,
-            "choices": f"{crc32(repr(self.space.choices).encode()):08x}",
-            "resolution": self.task.resolution,
-            "num_classes": self.task.num_classes,
-            "target_macs": self.proxy.target_macs,
-            "seed": self.settings.seed,
-            **self.task.conditions,
-        }
-
-    def describe(self) -> list[str]:
-        """What is about to happen, and how long it takes."""
-        return _plan_lines(self)
-
-
 def run(settings: Settings) -> int:
     """Train, compare and judge as `settings` say; the exit status."""
+    from nas.proxies.prepared import prepare
+
     return run_session(
         "nas.proxy",
         settings,
-        prepare=_prepare,
+        prepare=prepare,
         train=_train,
         conclude=lambda prepared, folder, _, plan: _conclude(prepared, folder, plan),
         save=_write_trials,
@@ -125,79 +101,7 @@ def run(settings: Settings) -> int:
     )
 
 
-def _prepare(settings: Settings) -> Prepared:
-    from nas.costs.reward import Reward
-    from nas.proxies.plan import Setting, plan_series
-    from nas.search.space import load_space
-
-    workers = settings.where()
-    task = settings.load_task(
-        workers,
-        run_dir=settings.run_dir,
-        resolution=settings.resolution,
-        num_classes=settings.num_classes,
-    )
-    target = settings.target_flops
-    if target is None:
-        target = default_target_macs(task.resolution, task.num_classes)
-    Reward(target, settings.w, settings.hard)  # refuses an exponent before hours are spent
-
-    def make_space(setting: Setting) -> Space:
-        return load_space(
-            settings.space,
-            resolution=setting.resolution,
-            num_classes=task.num_classes,
-            target_macs=setting.target_macs,
-        )
-
-    proxy = Setting(epochs=settings.epochs, resolution=task.resolution, target_macs=target)
-    series, notices = plan_series(
-        make_space,
-        proxy,
-        variants=settings.variants,
-        long_epochs=settings.epochs_of_long,
-        networks=settings.architectures,
-        seeds=settings.seeds,
-        long_seeds=settings.long_seeds,
-        seed=settings.seed,
-    )
-    networks = [network for s in series for network in s.networks]
-    task, workers = settings.tune(task, workers, networks, run_dir=settings.run_dir)
-    return Prepared(
-        settings=settings,
-        task=task,
-        space=make_space(proxy),
-        proxy=proxy,
-        series=tuple(series),
-        notices=tuple(notices),
-        workers=workers,
-    )
-
-
-def _plan_lines(prepared: Prepared) -> list[str]:
-    task, workers = prepared.task, prepared.workers
-    networks = prepared.series[0].networks
-    macs = sorted(prepared.series[0].macs)
-    lines = [
-        *task.describe(),
-        f"space   {prepared.space.name} · {len(networks)} networks of {format_number(macs[0])} to "
-        f"{format_number(macs[-1])} multiply-adds, spread over the space",
-        *(f"note    {notice}" for notice in prepared.notices),
-    ]
-    total = 0.0
-    for series in prepared.series:
-        trials, epochs = len(series.networks) * len(series.seeds), series.setting.epochs
-        words = f"{series.setting.label} · {trials} trials"
-        seconds = estimate(task, workers, [(series.typical, trials * epochs)])
-        if seconds is not None:
-            total += seconds
-            words += f" · about {format_duration(seconds)}"
-        lines.append(f"trial   {series.name}: {words}")
-    time = about(total or None)
-    return [*lines, f"plan    {len(prepared.series)} settings, {workers.describe()} · {time}"]
-
-
-def _train(prepared: Prepared, folder: "RunFolder") -> None:
+def _train(prepared: "Prepared", folder: "RunFolder") -> None:
     """Every series to its end; what a folder has measured is not trained again."""
     from nas.costs.objective import AccuracyObjective
     from nas.trials.runner import TrialRunner
@@ -213,9 +117,11 @@ def _train(prepared: Prepared, folder: "RunFolder") -> None:
     for series in prepared.series:
         print(f"trial   {series.name}: {series.setting.label}", flush=True)
         runner.run_all(series.name, series.proposals)
+    if not runner.measured:
+        print(f"done    {folder.path} has these trials, finished; nothing was repeated")
 
 
-def _measurements(prepared: Prepared, folder: "RunFolder") -> "list[Measurements]":
+def _measurements(prepared: "Prepared", folder: "RunFolder") -> "list[Measurements]":
     """What the folder has of every series, in their order."""
     from nas.proxies.plan import collect
     from nas.trials.attributes import known_measurements
@@ -224,14 +130,14 @@ def _measurements(prepared: Prepared, folder: "RunFolder") -> "list[Measurements
     return [collect(series, known) for series in prepared.series]
 
 
-def _write_trials(prepared: Prepared, folder: "RunFolder") -> None:
+def _write_trials(prepared: "Prepared", folder: "RunFolder") -> None:
     from nas.proxies.report import trials_frame
 
     frame = trials_frame(_measurements(prepared, folder))
     folder.write("proxy.csv", csv_text(frame))
 
 
-def _conclude(prepared: Prepared, folder: "RunFolder", plan: list[str]) -> None:
+def _conclude(prepared: "Prepared", folder: "RunFolder", plan: list[str]) -> None:
     """Write and print what the trials so far say."""
     from nas.costs.reward import Reward
     from nas.proxies import report as proxy_report
@@ -267,7 +173,7 @@ def _conclude(prepared: Prepared, folder: "RunFolder", plan: list[str]) -> None:
     print(f"next    {following}")
 
 
-def _next_command(prepared: Prepared, proxy: "Assessment", best: "Assessment | None") -> str:
+def _next_command(prepared: "Prepared", proxy: "Assessment", best: "Assessment | None") -> str:
     """The search with the best fit setting; without one, this command with what may make it fit."""
     from nas.proxies.report import wants_networks
 
@@ -277,15 +183,18 @@ def _next_command(prepared: Prepared, proxy: "Assessment", best: "Assessment | N
             "nas.proxy", replace(settings, architectures=2 * settings.architectures)
         )
     if best is None:
+        minutes = settings.trial_minutes  # of a trial of so many epochs
+        minutes = None if minutes is None else 2 * minutes
         longer = replace(settings, epochs=2 * settings.epochs, long_epochs=None)
-        return command_line("nas.proxy", longer)
+        return command_line("nas.proxy", replace(longer, trial_minutes=minutes))
     setting = best.series.setting
     changed = replace(settings, epochs=setting.epochs, long_epochs=None)
     if setting.resolution != prepared.proxy.resolution:
         changed = replace(changed, resolution=setting.resolution)
     if setting.target_macs != prepared.proxy.target_macs:
         changed = replace(changed, target_flops=setting.target_macs)
-    return command_line("nas.run", changed, only=(*CARRIED_OVER, *_SHARED))
+    following = command_line("nas.run", changed, only=(*CARRIED_OVER, *_SHARED))
+    return f"{following} --run-dir {shlex.quote(f'{settings.run_dir}/search')}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

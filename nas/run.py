@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nas.cli import OptionalNumber, UserError, command_line, format_number
+from nas.cli import OptionalNumber, UserError, command_line
 from nas.cli import main as cli_main
 from nas.cores import limit_threads
 from nas.costs.reward import DEFAULT_W
 from nas.search.options import CARRIED_OVER, TrialOptions
 from nas.search.session import run_session
 from nas.untrusted import csv_text
-from search_spaces.cost import count
 
 if TYPE_CHECKING:
     from nas.folder import RunFolder
@@ -137,7 +136,14 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
         evaluator: "Evaluator", *, probe: bool, workers: "Workers | None" = None
     ) -> TrialRunner:
         where = workers or plan.workers
-        return TrialRunner(folder.database, evaluator, plan.objective, where, probe=probe)
+        return TrialRunner(
+            folder.database,
+            evaluator,
+            plan.objective,
+            where,
+            probe=probe,
+            describe=lambda labels: f"{labels['origin']:<8}" if "origin" in labels else "",
+        )
 
     def announce(line: str) -> None:
         print(line, flush=True)
@@ -170,6 +176,8 @@ def _search(plan: "Plan", folder: "RunFolder") -> "SearchResult":
         announce=announce,
         trainings=trainings,
     )
+    if not (trainings.measured or trials.measured):
+        print(f"done    {folder.path} holds this search, finished; nothing was repeated")
     if shared is not None:
         _write_shared_weights(shared, folder, result)
     return result
@@ -206,8 +214,9 @@ def _conclude(plan: "Plan", folder: "RunFolder", result: "SearchResult", lines: 
 
 
 def _write(plan: "Plan", folder: "RunFolder", result: "SearchResult", lines: list[str]) -> None:
+    from nas.search.markdown import markdown
     from nas.search.plot import pareto_plot
-    from nas.search.report import finalists_frame, front_frame, markdown
+    from nas.search.report import finalists_frame, front_frame
 
     objective = plan.objective
     folder.write("baseline.json", result.baseline.to_json())
@@ -224,9 +233,10 @@ def _write(plan: "Plan", folder: "RunFolder", result: "SearchResult", lines: lis
 
 
 def _summarize(plan: "Plan", result: "SearchResult") -> None:
+    from nas.search.markdown import headline
     from nas.search.report import front_table, verdict
 
-    settings, task, metric = plan.settings, plan.task, plan.metric
+    settings, task = plan.settings, plan.task
     best = max((r.outcome.accuracy or 0.0 for r in result.search if not r.pruned), default=0.0)
     if task.training and best <= task.majority + 0.02:
         print(
@@ -234,18 +244,8 @@ def _summarize(plan: "Plan", result: "SearchResult") -> None:
             "networks have learnt nothing. Train longer (--epochs), or look at the data."
         )
     if settings.pareto:
-        print(front_table(result, plan.objective))
-    cost = count(result.baseline)
-    measured = next((n for n in result.finalists if n.architecture == result.baseline), None)
-    accuracy = (
-        f"accuracy {measured.accuracy:.3f} (mean of {len(measured.accuracies)} seeds)"
-        if measured
-        else "accuracy not confirmed by finalists"
-    )
-    print(f"best    {result.baseline.name} · {accuracy}", end="")
-    if metric.name in ("activations", "latency"):
-        print(f" · {metric.format(metric(result.baseline))}", end="")
-    print(f" · {format_number(cost.macs)} multiply-adds · {format_number(cost.params)} params")
+        print(f"\n{front_table(result, plan.objective)}\n")
+    print(f"best    {headline(result, plan.objective)}")
     for line in verdict(result, plan.objective, plan.target).splitlines():
         print(f"        {line}")
     folder = settings.run_dir
@@ -254,9 +254,19 @@ def _summarize(plan: "Plan", result: "SearchResult") -> None:
     if settings.pareto:
         flag = "--target-flops" if settings.cost == "macs" else "--target-cost"
         print(f"pick    the same command with another {flag} picks another baseline of the front")
+    print(f"next    {_next_command(settings)}")
+
+
+_FOR_THE_GRID = (*CARRIED_OVER, "epochs", "cost", "latency_batch")
+
+
+def _next_command(settings: Settings) -> str:
+    """The grid of the baseline, on the same images, with trainings of the same kind."""
     carried = replace(settings, evaluator=settings.own_evaluator)
-    following = command_line("scaling_search.grid", carried, only=CARRIED_OVER)
-    print(f"next    {following} --baseline {shlex.quote(f'{folder}/baseline.json')}")
+    words = ["--baseline", f"{settings.run_dir}/baseline.json"]
+    words += ["--run-dir", f"{settings.run_dir}/grid"]
+    command = command_line("scaling_search.grid", carried, only=_FOR_THE_GRID)
+    return f"{command} {shlex.join(words)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from nas.cli import UserError
+from nas.cli import UserError, plural
 from nas.cores import num_cores
 
 _CONNECT_SECONDS = 10
@@ -94,7 +94,7 @@ class Workers:
 
     def describe(self) -> str:
         """For people: `2 x 1 thread on Ray Tune`."""
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        threads = plural(self.threads, "thread")
         kind = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial else threads
         why = f" (auto: {self.why})" if self.is_auto else ""
         place = "in this process" if self.in_process else "on Ray Tune"
@@ -155,13 +155,13 @@ def _as_many(gpus_per_trial: float) -> tuple[int, str]:
 
         return _held_by_gpus(gpus_per_trial, torch.cuda.device_count())
     cores = num_cores()
-    return cores, f"{cores} cores"
+    return cores, plural(cores, "core")
 
 
 def _held_by_gpus(gpus_per_trial: float, gpus: int) -> tuple[int, str]:
     if gpus_per_trial < 1:  # a trial's share is of one GPU
-        return max(1, gpus * math.floor(1 / gpus_per_trial + 1e-9)), f"{gpus} GPUs"
-    return max(1, math.floor(gpus / gpus_per_trial)), f"{gpus} GPUs"
+        return max(1, gpus * math.floor(1 / gpus_per_trial + 1e-9)), plural(gpus, "GPU")
+    return max(1, math.floor(gpus / gpus_per_trial)), plural(gpus, "GPU")
 
 
 def _check_together(workers: Workers, gpus: int) -> None:
@@ -176,7 +176,7 @@ def _check_together(workers: Workers, gpus: int) -> None:
         share = math.floor(1000 / math.ceil(workers.count / gpus)) / 1000
         raise UserError(
             f"`--workers {workers.count}` with {workers.gpus_per_trial:g} GPU for each trial are "
-            f"more than the {gpus} GPU{'s' if gpus > 1 else ''} that PyTorch sees: only {together} "
+            f"more than the {plural(gpus, 'GPU')} that PyTorch sees: only {together} "
             f"would run at a time. Use --workers {together}, or share a GPU with "
             f"`--gpus-per-trial {share:g}`."
         )

@@ -9,6 +9,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.builder import AnyNetwork, BuilderError, BuiltNetwork
 from search_spaces.cost import count
 from search_spaces.layers import strided
+from search_spaces.numbers import format_number
 from search_spaces.rounding import round_width
 
 _SMALLEST_MAP = 4
@@ -114,7 +115,7 @@ def fit_multiplier(macs: Callable[[float], float], target_macs: float, what: str
     best = min(near, key=lambda w: (round(abs(math.log(macs(w) / target_macs)), 9), abs(w - 1)))
     if abs(math.log2(macs(best) / target_macs)) > 1:
         raise ValueError(
-            f"No width brings {what} near {target_macs:.3g} multiply-adds "
-            f"(nearest: {macs(best):.3g}). Choose another target or resolution."
+            f"No width brings {what} near {format_number(target_macs)} multiply-adds "
+            f"(nearest: {format_number(macs(best))}). Choose another target or resolution."
         )
     return best

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from search_spaces.numbers import format_number
+
 LOCK = ".lock"
 """The file in a folder that the process in it has locked."""
 
@@ -122,5 +124,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             phrases += differences(before, after)
         elif before != after:
-            phrases.append(f"{key} was {before!r}, now {after!r}")
+            shown = [_shown(value) for value in (before, after)]
+            if shown[0] == shown[1]:  # to the digits that people read
+                shown = [repr(before), repr(after)]
+            phrases.append(f"{key} was {shown[0]}, now {shown[1]}")
     return phrases
+
+
+def _shown(value: object) -> str:
+    return format_number(value) if isinstance(value, float) and abs(value) >= 1e3 else repr(value)

@@ -328,8 +328,8 @@ def _adapt(space: FactorizedSpace, resolution: int, target_macs: float) -> Facto
     for divisor in (8, 4):
         adapted = replace(adapted, width_divisor=divisor)
         base_width = fit_multiplier(
-            lambda width, fixed=adapted: median_macs(replace(fixed, base_width=width)),
-            share * target_macs,
+            lambda width, fixed=adapted: median_macs(replace(fixed, base_width=width)) / share,
+            target_macs,
             f"space {space.name!r} at {resolution} px",
         )
         adapted = replace(adapted, base_width=base_width)

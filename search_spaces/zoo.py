@@ -194,7 +194,11 @@ def _built(reference: str, rest: str | None) -> BuiltNetwork:
     if rest.isdecimal():
         return base_of_builder(reference, int(rest))
     if not os.path.isfile(rest):
-        raise BuilderError(f"{rest!r} in {reference}@{rest} is neither a number of px nor a file.")
+        raise BuilderError(
+            f"{rest!r} in {reference}@{rest} is neither a number of px nor a file. "
+            "`python -m scaling_search.family` writes files of scaled networks, B1.json and so on, "
+            f"into its --out; {reference}@64 is the network that it scales, at 64 px."
+        )
     network = _read(Path(rest))
     if not isinstance(network, BuiltNetwork) or network.reference != reference:
         whose = network.reference if isinstance(network, BuiltNetwork) else "no builder"

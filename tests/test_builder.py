@@ -161,7 +161,10 @@ def test_broken_json_is_named(changes: dict[str, object], message: str) -> None:
     ("name", "message"),
     [
         ("tests.builders:plain", r"needs the side of its images in px: tests\.builders:plain@64"),
-        ("tests.builders:plain@b1.json", "neither a number of px nor a file"),
+        (
+            "tests.builders:plain@b1.json",
+            r"neither a number of px nor a file\. `python -m scaling_search\.family` writes",
+        ),
         ("tests.builders:plain@0", "`resolution >= 1` must hold"),
         ("no.such:plain@8", "does not import: No module named 'no'"),
         ("tests.builders:none@8", "has no 'none'"),

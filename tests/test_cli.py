@@ -1,6 +1,7 @@
 """What the commands share: numbers, flags, errors, signals."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +24,7 @@ from nas.cli import (
     format_number,
     main,
     parse_number,
+    plural,
 )
 
 
@@ -35,18 +36,23 @@ class Flags:
     rate: float = -0.07
     target: Number = 400e6
     limit: OptionalNumber = None
+    """By default
+    none."""
     name: str = "x"
+    """A name that takes more than a single line of the source to say what it is good for,
+    and where: in tests."""
     maybe: str | None = None
     folder: Path = Path("runs/a")
     fast: bool = False
     careful: bool = True
-    flip: bool | None = None
     gpus: float | None = None
     phi: tuple[int, ...] = (1, 2)
 
 
 def _parse(args: list[str]) -> Flags:
-    return tyro.cli(Flags, args=args)
+    parsed: list[Flags] = []
+    assert main(lambda flags: parsed.append(flags) or 0, Flags, args, prog="x", description="") == 0
+    return parsed[0]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_the_command_line_leaves_defaults_out() -> None:
 
 
 _texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1).filter(
-    lambda text: not text.startswith("-") and text.lower() != "none"
+    lambda text: not text.startswith("-")
 )
 _floats = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -127,7 +133,6 @@ _floats = st.floats(allow_nan=False, allow_infinity=False)
         maybe=st.none() | _texts,
         fast=st.booleans(),
         careful=st.booleans(),
-        flip=st.none() | st.booleans(),
         gpus=st.none() | _floats,
         phi=st.lists(st.integers(-3, 7), min_size=1).map(tuple),
     )
@@ -135,6 +140,30 @@ _floats = st.floats(allow_nan=False, allow_infinity=False)
 def test_the_command_line_gives_back_the_settings(settings: Flags) -> None:
     _, _, _, *args = shlex.split(command_line("nas.run", settings))
     assert _parse(args) == settings
+
+
+def test_the_help_is_running_text_and_tells_no_default_that_is_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        _parse(["--help"])
+    shown = capsys.readouterr().out
+    assert (
+        "more than a single line of the source to say what it is good for, and where: in" in shown
+    )
+    assert "By default none.  " in shown
+    hints = re.findall(r"\(default: (.*?)\)", shown)
+    assert hints == ["3", "-0.07", "400M", "x", "runs/a", "yes", "1 2"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0 trials"), (1, "1 trial"), (2, "2 trials"), (12000, "12,000 trials")],
+)
+def test_plurals(number: int, words: str) -> None:
+    assert plural(number, "trial") == words
+    assert plural(number, "class", "classes").endswith(" class") == (number == 1)
 
 
 def _main(run: Any, argv: list[str] | None = None) -> int:

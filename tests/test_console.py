@@ -1,5 +1,6 @@
 """The line that is printed for every trial that ends."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nas.trials.record import Record
 from nas.trials.study import Study
 from nas.trials.trial import Proposal
 from search_spaces.architecture import Architecture
-from tests.searching import drive, network, proposals
+from tests.searching import ask, at, drive, network, proposals
 
 
 def _by_width(architecture: Architecture, *, epochs: int, seed: int) -> float:
@@ -54,6 +55,16 @@ def test_what_was_measured_before_is_marked_and_does_not_speed_the_time_left(
     first, *others = (line.split() for line in capsys.readouterr().out.splitlines())
     assert first[3:6] == [first[3], "reward", "0.5000"]
     assert all("study" in words and "#0)" in words for words in others)
+
+
+def test_the_time_left_does_not_count_what_came_before_the_first_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = _start(tmp_path, proposals(4), AccuracyObjective())
+    job, now = ask(study), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 100)  # workers took so long to start
+    study.tell(job, at(1, 0.5))
+    assert "eta 0:03" in capsys.readouterr().out  # three trials of a second
 
 
 def test_a_resumed_study_remembers_its_best(

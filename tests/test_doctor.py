@@ -76,7 +76,7 @@ def test_images_that_do_not_fit_into_the_memory(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(doctor, "available_memory", lambda: 300_000)
     (check,) = doctor.check_data("digits")
     assert check.status == "FAIL"
-    assert check.found.endswith("0.00035 GB in memory at 8 px")
+    assert check.found.endswith("337 KiB in memory at 8 px")
 
 
 def test_duplicates_are_a_note(tmp_path: Path) -> None:

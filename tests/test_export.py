@@ -74,7 +74,7 @@ def test_rule_weights_a_card_that_claims_giant_images_takes_no_memory(
     fields["architecture"]["resolution"] = resolution
     card.write_text(json.dumps(fields))
     assert main(["--weights", str(weights), "--out", str(tmp_path / "out")]) == 2
-    message = rf"error: 3 images of {resolution:,} px, .* take .* bytes of memory, and .* are free"
+    message = rf"error: 3 images of {resolution:,} px, .* take .* GiB of memory, and .* are free"
     assert re.match(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
@@ -195,7 +195,7 @@ def test_output_is_short_and_names_the_files(
     assert [line.split()[0] for line in lines[:5]] == ["model", "wrote", "wrote", "wrote", "run"]
     assert len(lines) == 8
     assert "opset" in lines[1]
-    assert "MB" in lines[2]
+    assert "iB" in lines[2]
     assert snippet(tmp_path / "out" / "model.onnx", SMALL) in out
     assert lines[4] == "run it, on images prepared as `preprocessing` in model.json says"
 

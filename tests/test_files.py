@@ -84,6 +84,11 @@ def test_differences_name_each_changed_value() -> None:
         "gone was 1, now None",
         "more was None, now 'x'",
     ]
+    assert differences({"t": 4e8, "w": -0.07}, {"t": 6.5e8, "w": -0.1}) == [
+        "t was 400M, now 650M",
+        "w was -0.07, now -0.1",
+    ]
+    assert differences({"t": 4e8}, {"t": 4e8 + 1}) == ["t was 400000000.0, now 400000001.0"]
 
 
 def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from nas import proxy, run, train
+from nas.proxies.prepared import prepare as prepare_proxy
 from nas.search import plan as run_plan
 from scaling_search import grid, grid_plan, validate, validate_plan
 from search_spaces.network import module_of
@@ -108,7 +109,7 @@ COMMANDS = {
     ),
     "nas.proxy": Command(
         settings=proxy.Settings,
-        prepare=proxy._prepare,
+        prepare=prepare_proxy,
         base={**SIZED, "architectures": 6, "variants": ()},
         binding={
             **IMAGES,

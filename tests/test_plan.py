@@ -3,12 +3,16 @@
 import random
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nas.run import Settings
-from nas.search.plan import expected_epochs, prepare
+from nas.search.outlook import expected_epochs
+from nas.search.plan import prepare
+from nas.search.session import seconds_of_starts
 from nas.trials.halving import Halving
+from nas.workers import Workers
 from search_spaces.cost import count
 from search_spaces.spaces import sample
 
@@ -38,3 +42,36 @@ def test_another_cost_has_a_typical_network_s_as_its_target(name: str, tmp_path:
     assert prepare(settings).target == plan.target
     assert f"{plan.metric.unit}" in " ".join(plan.describe())
     assert plan.conditions["target_cost"] == plan.target
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_far"),
+    [
+        ({"cost": "params", "target_cost": 300.0}, True),
+        ({"cost": "params", "target_cost": 200e3}, False),
+        ({"cost": "params", "target_cost": 500e6}, True),
+        ({"cost": "params"}, False),
+        ({}, False),
+        ({"target_flops": 8e6}, False),
+        ({"target_flops": 20e6}, False),
+    ],
+)
+def test_a_target_that_no_network_comes_near_is_noted(
+    flags: dict[str, Any], is_far: bool, tmp_path: Path
+) -> None:
+    own = {"evaluator": "tests.searching:accuracy", "run_dir": tmp_path}
+    plan = prepare(Settings(**own, resolution=32, num_classes=10, **flags))
+    notes = [line for line in plan.describe() if "T is far from what networks" in line]
+    assert len(notes) == is_far
+    assert all("Choose --target-cost there, or a --target-flops whose" in note for note in notes)
+    costs = [
+        plan.metric(plan.space.decode(sample(plan.space, random.Random(i)))) for i in range(99)
+    ]
+    assert is_far == (plan.target < min(costs) / 1.5 or plan.target > max(costs) * 1.5)
+
+
+def test_starts_of_workers_are_part_of_the_time() -> None:
+    assert seconds_of_starts(Workers(), 3) == 0
+    assert seconds_of_starts(Workers(count=2), 0) == 0
+    first, second, third = (seconds_of_starts(Workers(count=2), studies) for studies in (1, 2, 3))
+    assert 0 < third - second == second - first < first  # Ray itself starts once

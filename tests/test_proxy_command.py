@@ -117,7 +117,27 @@ def test_the_next_search_takes_the_flags_of_the_best_setting(
         ("24", "4500000"),
     }
     assert (given["--w"], given["--seed"], given["--num-classes"]) == ("-0.1", "3", "10")
-    assert run.main([*words[3:], "--run-dir", str(tmp_path / "search"), "--dry-run"]) == 0
+    assert given["--run-dir"] == f"{tmp_path}/search"
+    assert run.main([*words[3:], "--dry-run"]) == 0
+
+
+def test_a_finished_proxy_says_that_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], noted: Path
+) -> None:
+    flags = ("--architectures", "6", "--variants", "epochs=0.5")
+    assert main(tmp_path, "ranking", *flags) == 0
+    assert "done  " not in capsys.readouterr().out
+    before = calls(noted)
+    assert main(tmp_path, "ranking", *flags) == 0
+    output = capsys.readouterr().out
+    assert "12 trials, none left\n" in output
+    assert "in this process · nothing is left\n" in output
+    assert "finished; nothing was repeated" in output
+    assert calls(noted) == before
+    assert main(tmp_path, "ranking", *flags, "--seeds", "3", "--dry-run") == 0
+    output = capsys.readouterr().out
+    assert output.count("18 trials, 6 left") == 2
+    assert "6 trials, none left" in output
 
 
 def test_interrupted_and_resumed_is_the_uninterrupted_run(

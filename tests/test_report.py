@@ -17,6 +17,7 @@ from nas.costs.objective import Objective, ParetoObjective, RewardObjective
 from nas.costs.reward import Reward
 from nas.search.baseline import SearchResult
 from nas.search.finalists import Measured
+from nas.search.markdown import markdown as any_markdown
 from nas.search.plot import pareto_plot
 from nas.search.report import (
     compare,
@@ -27,7 +28,6 @@ from nas.search.report import (
     spread,
     trials_frame,
 )
-from nas.search.report import markdown as any_markdown
 from nas.search.report import verdict as any_verdict
 from nas.trials.evaluate import Outcome
 from nas.trials.halving import Halving
@@ -200,7 +200,7 @@ def test_the_plot_is_an_image() -> None:
     two = _measured("search", 7, 0.5, 0.6)
     for result in (_result(), _result(OWN, both, two, _measured("stock B0", 10, 0.6))):
         image = Image.open(BytesIO(pareto_plot(result, 5000.0, METRICS["macs"])))
-        assert image.size == (840, 540)
+        assert image.size == (1080, 540)
 
 
 def test_the_trials_table_has_a_row_for_every_attempt(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from nas import run
 from nas.search.strategies import STRATEGIES
+from scaling_search import grid
 from search_spaces.architecture import Architecture
 from search_spaces.spaces import SPACES
 from search_spaces.zoo import load_architecture
@@ -135,7 +136,8 @@ def test_the_terminal_shows_progress_and_the_next_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "my run"
-    assert _main(folder, "--trials", "3", "--seed", "4") == 0
+    flags = ["--epochs", "7", "--cost", "params", "--trial-minutes", "9"]
+    assert _main(folder, "--trials", "3", "--seed", "4", *flags) == 0
     lines = capsys.readouterr().out.splitlines()
     trials = [line for line in lines if line.lstrip().startswith("#")]
     assert len(trials) == 3
@@ -144,8 +146,43 @@ def test_the_terminal_shows_progress_and_the_next_command(
     words = shlex.split(lines[-1])
     assert words[:4] == ["next", "python", "-m", "scaling_search.grid"]
     assert words[words.index("--baseline") + 1] == f"{folder}/baseline.json"
+    assert words[words.index("--run-dir") + 1] == f"{folder}/grid"
     assert words[words.index("--evaluator") + 1] == "tests.searching:large_kernels"
     assert words[words.index("--seed") + 1] == "4"
+    assert words[words.index("--epochs") + 1] == "7"
+    assert grid.main([*words[4:], "--dry-run"]) == 0  # complete, and all of it understood
+    shown = capsys.readouterr().out
+    assert "cost    parameters" in shown
+    assert "trainings" in shown
+
+
+def test_a_finished_search_says_that_nothing_is_left_and_measures_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--evaluator", "tests.searching:noting", "--trials", "3", "--run-dir", "run"]
+    flags += ["--finalists", "1", "--finalist-seeds", "1", "--epochs", "2"]
+    monkeypatch.chdir(tmp_path)
+    assert run.main([*flags, "--target-flops", "1.2G"]) == 0
+    first = capsys.readouterr().out
+    assert "left  " not in first
+    assert "done  " not in first
+    number = len(calls(tmp_path))
+    assert run.main([*flags, "--target-flops", "1.2G"]) == 0
+    again = capsys.readouterr().out
+    assert "\nleft    nothing\n" in again
+    assert again.count("all trials are finished") == 4  # both searches, finalists, stock B0
+    assert "done    run holds this search, finished; nothing was repeated" in again
+    assert len(calls(tmp_path)) == number
+    assert (tmp_path / "run/report.md").read_text().count("left  ") == 0
+
+    more = [*flags, "--target-flops", "1.2G", "--trials", "5"]
+    assert run.main([*more, "--dry-run"]) == 0
+    words = "2 trials of the search, 2 trials of random search, at most 3 trainings of finalists"
+    assert f"\nleft    {words} · " in capsys.readouterr().out
+    assert run.main([*more, "--finalists", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "\nleft    2 trials of the search · " in output
+    assert "done  " not in output
 
 
 def test_row_22_trials_workers_and_finalists_may_change(
@@ -164,7 +201,7 @@ def test_row_22_trials_workers_and_finalists_may_change(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--target-flops", "600M"], "target_macs was 400000000.0, now 600000000.0"),
+        (["--target-flops", "600M"], "target_macs was 400M, now 600M"),
         (["--w", "-0.1"], "w was -0.07, now -0.1"),
         (["--space", "efficientnet"], "space was 'mnasnet', now 'efficientnet'"),
         (["--seed", "1"], "seed was 0, now 1"),
@@ -214,7 +251,7 @@ def finished_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (["--pareto", "--strategy", "nsga2", "--hard"], "leave out `--w` and `--hard`"),
         (["--pareto", "--strategy", "nsga2", "--halving"], "and `--pareto` has two. Leave one"),
-        (["--halving", "--epochs", "1"], "Halving first compares after 1 epochs, which is the en"),
+        (["--halving", "--epochs", "1"], "Halving first compares after 1 epoch, which is the end"),
         (["--w", "0.07"], "`--w` must be 0 or negative"),
         (["--resolution", "4"], "`--resolution` must be at least 8, but got 4"),
         (["--workers", "0"], "`--workers` must be at least 1, but got 0"),

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from nas import run
+from nas.cli import format_number
 from search_spaces.cost import count
 from search_spaces.zoo import load_architecture
 
@@ -98,7 +99,7 @@ def test_another_cost_has_its_own_target(
     typical = _config(tmp_path / "b")["conditions"]["target_cost"]
     assert table.cost.min() / 2 < typical < table.cost.max() * 2
     assert _main(tmp_path / "b", "--cost", cost, "--target-cost", "2M") == 2
-    assert f"target_cost was {typical}, now 2000000.0" in capsys.readouterr().err
+    assert f"target_cost was {format_number(typical)}, now 2M" in capsys.readouterr().err
 
 
 def test_latency_is_measured_once_and_bound_to_its_device(

@@ -223,3 +223,8 @@ def test_default_targets_can_be_met(resolution: int, classes: int) -> None:
     assert target >= 0.95 * 400e6 * (resolution / 224) ** 2
     for space in SPACES.values():
         assert space(resolution, classes, target).base_width > 0.1
+
+
+def test_a_target_out_of_reach_is_refused_as_it_was_given() -> None:
+    with pytest.raises(ValueError, match=r"'mnasnet' at 32 px near 2K multiply-adds \(nearest: "):
+        mnasnet(32, 10, 2e3)

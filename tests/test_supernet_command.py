@@ -113,12 +113,16 @@ def test_what_a_kill_left_of_a_supernet_s_checkpoint_is_removed(finished: Path) 
 
 
 @pytest.mark.slow
-def test_the_plan_and_the_next_command(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_and_the_next_command(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(tmp_path, "--trials", "4", "--dry-run") == 0
+    assert "(supernet 0:0" in capsys.readouterr().out
     assert _main(finished, "--trials", "4") == 0
     output = capsys.readouterr().out
     assert "shared  one supernet of " in output
     assert "plan    4 trials of its weights by guided, 1 x 1 thread in this process" in output
-    assert "(supernet 0:0" in output
+    assert "supernet 0:0" not in output  # it is trained
     following = next(line for line in output.splitlines() if line.startswith("next "))
     assert "scaling_search.grid" in following
     assert "supernet" not in following.replace(str(finished), "")

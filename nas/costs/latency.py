@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveFloat, TypeAdapter
 
-from nas.cli import UserError
+from nas.cli import UserError, plural
 from nas.ram import is_out_of_memory
 from search_spaces.builder import AnyNetwork
 from search_spaces.files import atomic_write, differences
@@ -101,8 +101,8 @@ def measure_latency(
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"{batch_size} images of {architecture.resolution} px do not fit into the memory of "
-            f"{device} beside the trainings. Lower --latency-batch."
+            f"{plural(batch_size, 'image')} of {architecture.resolution} px do not fit into the "
+            f"memory of {device} beside the trainings. Lower --latency-batch."
         ) from error
     finally:
         give_memory_back(device)
@@ -177,7 +177,7 @@ class Latency:
         return f"{value:.3g} ms"
 
     def describe(self) -> str:
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}, "
+        threads = f"{plural(self.threads, 'thread')}, "
         return (
             f"ms on {device_name(self.device)} ({threads if self.device == 'cpu' else ''}batch "
             f"{self.batch_size}, float32, median)"

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from nas.cli import UserError
+from nas.cli import UserError, format_number
 
 DEFAULT_W = -0.07
 """Doubling the cost must buy 5 % relative accuracy."""
@@ -25,7 +25,9 @@ class Reward:
 
     def __post_init__(self) -> None:
         if not 0 < self.target < math.inf:
-            raise UserError(f"T of the reward must be positive, but got {self.target:g}.")
+            raise UserError(
+                f"T of the reward must be positive, but got {format_number(self.target)}."
+            )
         if not _LEAST_W <= self.w <= 0:
             raise UserError(
                 f"`--w` must be 0 or negative, or the search pays for cost, and at least "

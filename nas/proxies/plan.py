@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nas.cli import UserError, format_number
+from nas.cli import UserError, format_number, plural
 from nas.costs.metrics import typical
 from nas.proxies.rank import MIN_NETWORKS
 from nas.search.options import MIN_RESOLUTION
@@ -46,7 +46,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        epochs = plural(self.epochs, "epoch")
         return f"{epochs}, {self.resolution} px, T = {format_number(self.target_macs)}"
 
     def cheaper(self, variant: str) -> "Setting":

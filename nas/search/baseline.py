@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nas.cli import plural
 from nas.costs.objective import Objective
 from nas.search.finalists import Measured, Selection
 from nas.search.strategies import Problem, load_strategy
@@ -43,6 +44,10 @@ class Fidelity:
     """How many; 0: none, and no comparison."""
     epochs: int
     seeds: int
+
+    def describe(self) -> str:
+        """For people: the trainings of a network."""
+        return f"{plural(self.seeds, 'seed')} x {plural(self.epochs, 'epoch')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ def search(
         UserError: No trial succeeded, too many failed in a row, or no network suits the selection.
     """
     loop = _Loop(runner, space, objective, trials, announce)
-    announce(f"search  {strategy}, {trials.number} trials")
+    announce(f"search  {strategy}, {plural(trials.number, 'trial')}")
     proposer, found = loop.run("search", strategy)
     if not any(r.value is not None for r in found):
         raise ValueError("Every trial failed; trials.csv has the reasons.")
@@ -96,11 +101,11 @@ def search(
     }
     control: tuple[Result, ...] = ()
     if strategy != "random":
-        announce(f"compare random search, {trials.number} trials")
+        announce(f"compare random search, {plural(trials.number, 'trial')}")
         proposer, control = loop.run("random", "random")
         for a in selection.finalists(proposer, control, fidelity.finalists):
             origins[a.digest] = ("both" if a.digest in origins else "random", a)
-    announce(f"final   {len(origins)} networks x {fidelity.seeds} seeds x {fidelity.epochs} epochs")
+    announce(f"final   {plural(len(origins), 'network')} x {fidelity.describe()}")
     trainings = trainings or runner
     measured = _measure(trainings, objective, "final", origins.values(), fidelity, trials.seed)
     own = [m for m in measured if m.origin in ("search", "both")]

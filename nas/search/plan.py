@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from nas.cli import UserError, format_duration, format_number
+from nas.cli import UserError, format_number, plural
 from nas.cores import num_cores
-from nas.costs.metrics import Metric, typical
+from nas.costs.metrics import MACS, Metric
 from nas.costs.named import cost_conditions, load_metric
 from nas.costs.objective import Objective, ParetoObjective, RewardObjective
 from nas.costs.reward import DEFAULT_W, Reward
-from nas.search.session import timed
-from nas.search.space import load_space
-from search_spaces.architecture import Architecture
-from search_spaces.spaces import FactorizedSpace, Space, default_target_macs, sample_networks
+from nas.folder import RunFolder
+from nas.search.outlook import estimate, left_of
+from nas.search.space import load_space, some_networks
+from search_spaces.spaces import FactorizedSpace, Space, default_target_macs
 
 if TYPE_CHECKING:
     from nas.run import Settings
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 PARETO_STRATEGIES = ("nsga2", "guided")
 """Those of ours that optimise accuracy and cost at once."""
 
-_SAMPLE = 15
+_FAR = 2.0
+"""Times that T is beyond the costs of a sample when it is called far from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,24 +104,61 @@ class Plan:
         settings, space = self.settings, self.space
         width = f"base width {space.base_width:g} · " if isinstance(space, FactorizedSpace) else ""
         halving = f" ({self.halving.describe(settings.epochs)})" if self.halving else ""
-        trial = f"x {settings.epochs} epochs{halving}" if self.shared is None else "of its weights"
+        trial = (
+            f"x {plural(settings.epochs, 'epoch')}{halving}"
+            if self.shared is None
+            else "of its weights"
+        )
         return [
             *self.task.describe(),
             f"space   {space.name} · {len(space.choices)} choices · {width}"
             f"{self.task.resolution} px",
             self._target_line(),
+            *self._far_target(),
             *(() if self.shared is None else self.shared.describe()),
-            f"plan    {settings.trials} trials {trial} by {settings.strategy}, "
-            f"{self.workers.describe()} · {self._estimate()}",
-            *self._remarks(),
+            *self._outlook(
+                f"plan    {plural(settings.trials, 'trial')} {trial} by {settings.strategy}, "
+                f"{self.workers.describe()}"
+            ),
         ]
+
+    def _outlook(self, plan: str) -> list[str]:
+        """The plan with the time that it takes; where some is done, what is left and its time."""
+        left = left_of(self, RunFolder(self.settings.run_dir).database)
+        if left.nothing:
+            return [plan, "left    nothing"]
+        time = estimate(self, left)
+        if not left.begun:
+            return [f"{plan} · {time}", *self._remarks()]
+        return [plan, f"left    {left.describe()} · {time}", *self._remarks()]
 
     def _target_line(self) -> str:
         target = f"T = {format_number(self.target)} {self.metric.describe()}"
         if not isinstance(self.objective, RewardObjective):
             return f"target  front of accuracy against cost; the baseline is picked at {target}"
         reward = self.objective.reward
-        return f"target  {target}, {'hard' if reward.hard else f'w = {reward.w:g}'}"
+        formula = f"accuracy x (cost / T)^{reward.w:g}"
+        if reward.hard:
+            formula = "accuracy up to T, accuracy x T / cost above"
+        return f"target  {target} · reward: {formula}"
+
+    def _far_target(self) -> Iterator[str]:
+        """A note where the T that was asked for is far from what any network costs."""
+        settings, metric = self.settings, self.metric
+        if settings.target is None:
+            return
+        networks = sorted(some_networks(self.space), key=MACS)
+        low, high = sorted(metric(networks[end]) for end in (0, -1))  # a latency is measured
+        if not low / _FAR <= self.target <= high * _FAR:
+            flag = "--target-flops" if metric.name == "macs" else "--target-cost"
+            other = (
+                "" if metric.name == "macs" else ", or a --target-flops whose networks cost that"
+            )
+            yield (
+                f"note    T is far from what networks of this space cost, some "
+                f"{metric.format(low)} to {metric.format(high)}: none will come near it. Choose "
+                f"{flag} there{other}"
+            )
 
     def _remarks(self) -> Iterator[str]:
         workers, cores = self.workers, num_cores()
@@ -135,33 +173,6 @@ class Plan:
                 "note    latency is measured while other trials run on this machine, and is less "
                 "certain for it; --workers 1 measures in peace"
             )
-
-    def _estimate(self) -> str:
-        """Time for everything, from a few timed training steps of a typical network."""
-        settings, workers = self.settings, self.workers
-        seconds_of = timed(self.task, workers, typical(_some(self.space)))
-        if seconds_of is None:
-            return "time known after the first trials"
-        epochs = float(settings.epochs)
-        if self.halving is not None:
-            epochs = expected_epochs(self.halving, settings.epochs)
-        before, parts = 0.0, ""
-        trial = seconds_of(epochs)
-        if self.shared is not None:
-            before, trial = self.shared.seconds_of_training(), self.shared.seconds_of_evaluation()
-            parts = f"supernet {format_duration(before)}, "
-        proxies = trial * settings.trials / workers.count
-        if settings.finalists == 0:
-            return f"about {format_duration(before + proxies)}"
-        searches = 1 if settings.strategy == "random" else 2
-        jobs = settings.finalist_seeds * (searches * settings.finalists + 1)
-        finals = seconds_of(settings.epochs_of_finalists) * jobs / workers.count
-        control = 0.0 if settings.strategy == "random" else proxies
-        return (
-            f"about {format_duration(before + proxies + control + finals)} ({parts}search "
-            f"{format_duration(proxies)}, random search {format_duration(control)}, finalists "
-            f"{format_duration(finals)})"
-        )
 
 
 def prepare(settings: "Settings") -> Plan:
@@ -187,7 +198,7 @@ def prepare(settings: "Settings") -> Plan:
         num_classes=task.num_classes,
         target_macs=space_macs,
     )
-    task, workers = settings.tune(task, workers, _some(space), run_dir=settings.run_dir)
+    task, workers = settings.tune(task, workers, some_networks(space), run_dir=settings.run_dir)
     metric = load_metric(
         settings.cost,
         run_dir=settings.run_dir,
@@ -217,15 +228,6 @@ def prepare(settings: "Settings") -> Plan:
     )
 
 
-def expected_epochs(halving: "Halving", epochs: int) -> float:
-    """Epochs that a trial takes on average, if just the share that should passes each rung."""
-    expected, share, before = 0.0, 1.0, 0
-    for rung in halving.rungs(epochs):
-        expected += share * (rung - before)
-        share, before = share / halving.reduction, rung
-    return expected
-
-
 def _check_flags(settings: "Settings") -> None:
     from nas.search.strategies import STRATEGIES, load_strategy
 
@@ -252,7 +254,9 @@ def _check_flags(settings: "Settings") -> None:
     for flag in ("target_flops", "target_cost"):
         value = getattr(settings, flag)
         if value is not None and not value > 0:
-            raise UserError(f"`--{flag.replace('_', '-')}` must be positive, but got {value:g}.")
+            raise UserError(
+                f"`--{flag.replace('_', '-')}` must be positive, but got {format_number(value)}."
+            )
 
 
 def _shared(settings: "Settings", task: "Task", space: Space) -> "SupernetJob":
@@ -288,11 +292,6 @@ def _space_macs(settings: "Settings", task: "Task") -> float:
     return default_target_macs(task.resolution, task.num_classes) if asked is None else asked
 
 
-def _some(space: Space) -> list[Architecture]:
-    """A fixed sample of the space."""
-    return sample_networks(space, _SAMPLE, seed=0)
-
-
 def _typical_cost(space: Space, metric: Metric) -> float:
     """The median, to two digits."""
-    return float(f"{statistics.median(map(metric, _some(space))):.1e}")
+    return float(f"{statistics.median(map(metric, some_networks(space))):.1e}")

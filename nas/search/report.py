@@ -1,4 +1,4 @@
-"""What a search leaves for people: tables, and a verdict in words."""
+"""What came out of a search: tables, and a verdict in words."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,14 +8,12 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
 from tabulate import tabulate
 
-from nas.cli import format_number
 from nas.costs.objective import Objective, ParetoObjective
 from nas.search.baseline import SearchResult
 from nas.search.finalists import Measured
 from nas.search.pareto import Point, hypervolume, pareto_front
 from nas.trials.front import front
 from nas.trials.trial import Result
-from nas.untrusted import markdown_text
 
 OWN = ("search", "both")
 """Origins of what the search found."""
@@ -255,40 +253,3 @@ def _points(results: Iterable[Result]) -> list[Point]:
 
 def _completed(results: Iterable[Result]) -> list[Result]:
     return [r for r in results if r.value is not None]
-
-
-def markdown(
-    result: SearchResult, summary: Sequence[str], objective: Objective, target: float
-) -> str:
-    """The report: conditions, front, finalists, verdict, and the baseline's stage table."""
-    parts = ["# Search report", "", *(f"    {line}" for line in summary), ""]
-    if result.epochs_saved:
-        parts += [epochs_line(result), ""]
-    if isinstance(objective, ParetoObjective):
-        parts += [f"## Accuracy against {objective.metric.describe()}", ""]
-        parts += [front_table(result, objective, "github"), ""]
-    if result.finalists:
-        frame = finalists_frame(result.finalists, objective)
-        frame["name"] = frame["name"].map(markdown_text)
-        frame["params"] = frame["params"].map(format_number)
-        frame["macs"] = frame["macs"].map(format_number)
-        metric = objective.metric
-        if metric.name not in ("macs", "params"):
-            frame[metric.name] = frame[metric.name].map(metric.format)
-        table = tabulate(frame.to_dict("list"), headers="keys", tablefmt="github", floatfmt=".4f")
-        parts += ["## Finalists", "", table, ""]
-    else:
-        parts += ["No finalists were asked for: the baseline is not confirmed by repeats.", ""]
-    if words := verdict(result, objective, target):
-        parts += ["## Verdict", "", *(f"- {line}" for line in words.splitlines()), ""]
-    parts += ["## Baseline", "", "```", result.baseline.table(), "```", ""]
-    return "\n".join(parts)
-
-
-def epochs_line(result: SearchResult) -> str:
-    """What successive halving saved."""
-    total = result.epochs_spent + result.epochs_saved
-    return (
-        f"Successive halving trained {result.epochs_spent} of {total} epochs of the trials: "
-        f"{result.epochs_saved} saved ({result.epochs_saved / total:.0%})."
-    )

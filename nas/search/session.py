@@ -89,16 +89,17 @@ def run_session(
     flags: Any = settings
     if flags.dry_run:
         plan = prepare(settings)
-        _show(plan)
         folder = RunFolder(flags.run_dir, module)
         check_record(folder.database, base(plan))
         folder.compare(_conditions(module, plan))
+        _show(plan)
         return 0
     # Before the images: a busy folder ends it here.
     with RunFolder(flags.run_dir, module) as folder:
         plan = prepare(settings)
-        lines = _show(plan)
         check_record(folder.database, base(plan))
+        folder.compare(_conditions(module, plan))
+        lines = _show(plan)  # of what the folder has too, and so not before it was looked at
         folder.bind(_conditions(module, plan), asdict(flags), plan.task.engine)
         if plan.task.skipped:
             folder.write("skipped.txt", "\n".join(plan.task.skipped) + "\n")
@@ -171,6 +172,19 @@ def timed(
         if not is_out_of_memory(error):
             raise  # short of memory, a trial takes half the batch
         return None
+
+
+_RAY_SECONDS, _WORKERS_SECONDS = 5.0, 6.0
+"""What Ray takes to start, and what the workers of each study do: Python, torch, images. With cores
+to spare; where others had as much work for the two cores, two workers began the first study after
+23 s and each further one after 7 to 14 s (2026-11-21, digits)."""
+
+
+def seconds_of_starts(workers: "Workers", studies: int) -> float:
+    """Seconds that so many studies take before their first trials begin."""
+    if workers.in_process or not studies:
+        return 0.0
+    return _RAY_SECONDS + _WORKERS_SECONDS * studies
 
 
 def about(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nas.cli import UserError, format_bytes, format_duration, format_number
+from nas.cli import UserError, format_bytes, format_duration, format_number, plural
 from nas.data.dataset import majority_share
 from nas.ram import lack_of_memory
 from nas.supernet.envelope import KINDS, Envelope, envelope_of
@@ -62,8 +62,8 @@ class SupernetJob:
         return [
             f"shared  one supernet of {format_number(fresh.num_params)} params, "
             f"{format_bytes(4 * fresh.num_params)}; its training takes about {memory} · "
-            f"{self.epochs} epochs of the largest, the smallest and {self.drawn} random networks "
-            "a step",
+            f"{plural(self.epochs, 'epoch')} of the largest, the smallest and "
+            f"{plural(self.drawn, 'random network')} a step",
             f"        weights of their own: {own}",
         ]
 

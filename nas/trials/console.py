@@ -26,9 +26,11 @@ class TrialLines:
         describe: Callable[[Mapping[str, Any]], str] = lambda labels: "",
     ) -> None:
         self._objective, self._describe = objective, describe
-        self._start = time.monotonic()
+        self._start: float | None = None
         self._front: list[tuple[float, ...]] = []
-        self._finished = self._failed = self._total = self._measured = 0
+        self._finished = self._failed = self._total = 0
+        self.measured = 0
+        """Results that were measured, and not reused."""
 
     def follow(self, study: Study) -> None:
         """Take over where `study` stands."""
@@ -38,7 +40,10 @@ class TrialLines:
 
     def __call__(self, result: Result) -> None:
         self._finished += 1
-        self._measured += not result.outcome.reused_from  # what is reused tells nothing of pace
+        if not result.outcome.reused_from:  # what is reused tells nothing of pace
+            self.measured += 1
+            if self._start is None:  # what came before, such as the start of workers, does neither
+                self._start = time.monotonic() - result.outcome.seconds
         number = f"#{result.job.number}".rjust(5)
         if name := self._describe(result.job.proposal.labels):
             number += f"  {name}"
@@ -62,7 +67,8 @@ class TrialLines:
         note = " at half the batch" if outcome.half_batch else ""
         note += f" (= {outcome.reused_from})" if outcome.reused_from else ""
         parts.append(f"{outcome.seconds:.1f} s{note}")
-        pace = (time.monotonic() - self._start) / max(1, self._measured)
+        elapsed = 0.0 if self._start is None else time.monotonic() - self._start
+        pace = elapsed / max(1, self.measured)
         parts.append(f"eta {format_duration(pace * (self._total - self._finished))}")
         if result.values is not None and self._advances(result.values):
             parts.append("* best" if len(result.values) == 1 else "* front")

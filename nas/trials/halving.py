@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nas.cli import UserError
+from nas.cli import UserError, plural
 from nas.costs.objective import Direction
 
 
@@ -42,8 +42,8 @@ class Halving:
         """
         if self.min_epochs >= epochs:
             raise UserError(
-                f"Halving first compares after {self.min_epochs} epochs, which is the end of "
-                f"trials of {epochs}. Train longer (--epochs), or do without halving."
+                f"Halving first compares after {plural(self.min_epochs, 'epoch')}, which is the "
+                f"end of trials of {epochs}. Train longer (--epochs), or do without halving."
             )
         rungs, rung = [], self.min_epochs
         while rung < epochs:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nas.cli import GOES_ON, UserError
+from nas.cli import GOES_ON, UserError, plural
 from nas.trials.leftovers import describe_leftovers, leave_mark
 from nas.workers import Workers, check_gpus
 
@@ -121,12 +121,13 @@ def check_nodes(workers: Workers) -> None:
     check_gpus(workers, max(gpus, default=0), "Ray")
     both = zip(cpus, gpus, strict=True)
     if not any(cpu >= workers.threads and gpu >= workers.gpus_per_trial for cpu, gpu in both):
-        asked = f"{workers.threads} CPUs"
+        asked = plural(workers.threads, "CPU")
         if workers.gpus_per_trial:
             asked += f" and {workers.gpus_per_trial:g} GPU of one machine"
         raise UserError(
-            f"A trial asks for {asked}, but Ray's largest machine has {max(cpus, default=0):g} "
-            f"CPUs. Use more --workers, for each then asks for fewer, or add a machine. {GOES_ON}"
+            f"A trial asks for {asked}, but Ray's largest machine has "
+            f"{plural(int(max(cpus, default=0)), 'CPU')}. Use more --workers, for each then asks "
+            f"for fewer, or add a machine. {GOES_ON}"
         )
 
 

@@ -43,6 +43,8 @@ class TrialRunner:
         self._database, self._evaluator, self._objective = database, evaluator, objective
         self._workers, self._probe, self._describe = workers, probe, describe
         self._known = known_measurements(database)
+        self.measured = 0
+        """Trials that were measured by it, and not reused."""
 
     def run(
         self,
@@ -51,6 +53,7 @@ class TrialRunner:
         num_trials: int,
         *,
         halving: Halving | None = None,
+        called: str | None = None,
     ) -> Study:
         """Run a study to its end; it goes on where an earlier process stopped.
 
@@ -59,14 +62,15 @@ class TrialRunner:
             proposer: Fills its trials.
             num_trials: How many.
             halving: Stops trials early; None: all train to the end.
+            called: What people call it; None: its name.
 
         Raises:
             UserError: Too many trials failed, or the workers cannot be had.
             KeyboardInterrupt: What is finished is kept.
         """
         record = Record(self._database, name, directions=self._objective.directions)
+        lines = TrialLines(self._objective, self._describe)
         try:
-            lines = TrialLines(self._objective, self._describe)
             study = Study(
                 record,
                 proposer,
@@ -77,14 +81,23 @@ class TrialRunner:
                 on_result=lines,
             )
             lines.follow(study)
-            if 0 < study.num_finished < num_trials:
-                print(f"resume  {name}: {study.num_finished} of {num_trials} trials are finished")
+            if study.num_finished:
+                some = f"{study.num_finished} of {num_trials}"
+                are = f"{some if study.num_finished < num_trials else 'all'} trials are finished"
+                print(f"resume  {called or name}: {are}", flush=True)
             execute(study, self._evaluator, self._workers, probe=self._probe)
             return study
         finally:
+            self.measured += lines.measured
             record.close()
 
     def run_all(self, name: str, proposals: Sequence[Proposal]) -> Study:
         """Run a fixed list; another list under the same name is another study."""
-        keys = hashlib.sha256(repr([p.key for p in proposals]).encode()).hexdigest()[:8]
-        return self.run(f"{name}-{keys}", FixedProposer(list(proposals)), len(proposals))
+        study = study_name(name, proposals)
+        return self.run(study, FixedProposer(list(proposals)), len(proposals), called=name)
+
+
+def study_name(name: str, proposals: Sequence[Proposal]) -> str:
+    """Of the study that `TrialRunner.run_all` makes of a list."""
+    keys = hashlib.sha256(repr([p.key for p in proposals]).encode()).hexdigest()[:8]
+    return f"{name}-{keys}"
