@@ -163,7 +163,7 @@ COMMANDS = {
     "nas.train": Command(
         settings=train.Settings,
         prepare=train.prepare,
-        base={"arch": "TINY", "data": "IMAGES", "out": Path("out")},
+        base={"arch": "TINY", "data": "LARGE_IMAGES", "out": Path("out")},
         binding={
             "arch": ({}, "mobilenet-v2"),
             "data": ({}, "digits"),
@@ -199,8 +199,13 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.json").write_text(TINY.to_json())
     save_weights(module_of(TINY), tmp_path / "weights.safetensors")
-    plant(tmp_path / "images", {f"train/{i}": 4 for i in range(5)})
-    return {"TINY": str(tmp_path / "tiny.json"), "IMAGES": str(tmp_path / "images")}
+    for name, side in (("images", 4), ("large", 40)):
+        plant(tmp_path / name, {f"train/{i}": 4 for i in range(5)}, size=(side + 2, side))
+    return {
+        "TINY": str(tmp_path / "tiny.json"),
+        "IMAGES": str(tmp_path / "images"),
+        "LARGE_IMAGES": str(tmp_path / "large"),
+    }
 
 
 def _values(given: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
