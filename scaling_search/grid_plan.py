@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import UserError, format_duration
+from nas.cli import UserError, format_duration, plural
 from nas.costs.metrics import Metric, typical
 from nas.costs.named import cost_conditions
 from nas.search.session import about, estimate
@@ -137,8 +137,9 @@ class Plan:
         time_needed = None if self.seconds is None else self.seconds * budget / self.workers.count
         hours = "" if settings.hours is None else f", within {settings.hours:g} h"
         return (
-            f"plan    {kind} {every} trainings ({number} networks x {settings.seeds} seeds) of "
-            f"{settings.epochs} epochs{hours}, {self.workers.describe()} · {about(time_needed)}"
+            f"plan    {kind} {every} trainings ({number} networks x "
+            f"{plural(settings.seeds, 'seed')}) of {plural(settings.epochs, 'epoch')}{hours}, "
+            f"{self.workers.describe()} · {about(time_needed)}"
         )
 
     def is_known(self, run: "Run") -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from nas.cli import plural
 from scaling_search.candidates import Candidate
 from scaling_search.compound import ScalingError
 from scaling_search.fit import Accuracies, Fit
@@ -108,7 +109,7 @@ class FullGrid:
         self.fit = Fit(self.candidates, self._accuracies, target=self.target, seed=self.seed)
 
     def describe(self, number: int) -> str:
-        return f"round   {number} trainings; {self._begun} of {self.budget}"
+        return f"round   {plural(number, 'training')}; {self._begun} of {self.budget}"
 
 
 @dataclass(kw_only=True)
@@ -183,8 +184,9 @@ class Race:
     def describe(self, number: int) -> str:
         left = len(self.remaining)
         return (
-            f"round   {self._rounds}: {number} trainings; {left} of {len(self.candidates)} "
-            f"networks are left; {self.spent} of at most {self.budget} trainings"
+            f"round   {self._rounds}: {plural(number, 'training')}; {left} of "
+            f"{len(self.candidates)} networks are left; {self.spent} of at most {self.budget} "
+            "trainings"
         )
 
     @property

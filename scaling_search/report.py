@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
+from nas.cli import plural
 from scaling_search.constants import choose
 from scaling_search.fit import MARK, STEP, Fit
 from scaling_search.shares import AXES, RULES, Shares
@@ -36,7 +37,7 @@ def summary(fit: Fit, majority: float | None, ratio: float, left_out: int = 0) -
     best = fit.best
     lines = [
         f"best    {best.candidate.coefficients.label} · accuracy {best.mean:.4f} (mean of "
-        f"{len(best.accuracies)} seeds; {best.estimate:.4f} by the fit) · measured "
+        f"{plural(len(best.accuracies), 'seed')}; {best.estimate:.4f} by the fit) · measured "
         f"x{best.candidate.ratio:.2f} · shares {best.candidate.shares}"
     ]
     if majority is not None and best.mean <= majority + 0.02:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import UserError
+from nas.cli import UserError, plural
 from nas.costs.metrics import Metric
 from nas.costs.named import cost_conditions
 from nas.folder import warn_of_changes
@@ -86,8 +86,8 @@ class Plan:
         seconds = estimate(self.task, self.workers, ((n, number) for n in self.networks.values()))
         return [
             *lines,
-            f"plan    {len(self.networks)} networks x {settings.seeds} seeds x {settings.epochs} "
-            f"epochs, {self.workers.describe()} · {about(seconds)}",
+            f"plan    {len(self.networks)} networks x {plural(settings.seeds, 'seed')} x "
+            f"{plural(settings.epochs, 'epoch')}, {self.workers.describe()} · {about(seconds)}",
         ]
 
     def _doubts(self) -> Iterable[str]:

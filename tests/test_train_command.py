@@ -127,7 +127,7 @@ def test_a_dry_run_needs_no_lock(
     shutil.copy(finished / "checkpoint.previous.pt", tmp_path)
     with exclusive(tmp_path, "--out"):
         assert main(flags(arch, data, tmp_path, 3, "--dry-run")) == 0
-    assert "plan    1 epochs x 11 steps" in capsys.readouterr().out
+    assert "plan    1 epoch x 11 steps" in capsys.readouterr().out
 
 
 def test_a_dry_run_that_diverges_says_so_in_a_line(

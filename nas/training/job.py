@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from nas.cli import UserError, format_duration, format_number
+from nas.cli import UserError, format_duration, format_number, plural
 from nas.cores import num_cores
 from nas.data.dataset import ImageData, Split
 from nas.folder import RunFolder
@@ -171,7 +171,7 @@ def _show_plan(job: Job, pace: Pace, finished: int) -> None:
     stored = job.data.train.images.shape[-1]
     pixels = "" if stored == architecture.resolution else f" from {stored} px"
     print(
-        f"plan    {epochs} epochs x {steps} steps of {batch} images · "
+        f"plan    {plural(epochs, 'epoch')} x {plural(steps, 'step')} of {batch} images · "
         f"{recipe.augment}{pixels}, {mirrored} · {recipe.optimizer}, peak rate "
         f"{recipe.peak_rate(images):.3g} · {job.device.type}, {pace.describe()} · "
         f"about {format_duration(seconds)}"
