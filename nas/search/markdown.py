@@ -51,7 +51,8 @@ def markdown(
     else:
         parts += ["No finalists were asked for: the baseline is not confirmed by repeats.", ""]
     parts += ["## Baseline", "", "```", result.baseline.table(), "```", ""]
-    lasting = [line for line in summary if not line.startswith(("left ", "hint "))]
+    # A run that was interrupted ends with the report of one that was not.
+    lasting = [line for line in summary if not line.startswith(("time ", "left ", "hint "))]
     parts += ["## How it was searched", "", *(f"    {line}" for line in lasting), ""]
     if result.epochs_saved:
         parts += [epochs_line(result), ""]

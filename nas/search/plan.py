@@ -115,6 +115,7 @@ class Plan:
             f"{self.task.resolution} px",
             self._target_line(),
             *self._far_target(),
+            *self._disturbed_latency(),
             *(() if self.shared is None else self.shared.describe()),
             *self._outlook(
                 f"plan    {plural(settings.trials, 'trial')} {trial} by {settings.strategy}, "
@@ -123,14 +124,14 @@ class Plan:
         ]
 
     def _outlook(self, plan: str) -> list[str]:
-        """The plan with the time that it takes; where some is done, what is left and its time."""
+        """The plan, and the time that it takes; where some is done, what is left and its time."""
         left = left_of(self, RunFolder(self.settings.run_dir).database)
         if left.nothing:
             return [plan, "left    nothing"]
         time = estimate(self, left)
         if not left.begun:
-            return [f"{plan} · {time}", *self._remarks()]
-        return [plan, f"left    {left.describe()} · {time}", *self._remarks()]
+            return [plan, f"time    {time}", *self._idle_cores()]
+        return [plan, f"left    {left.describe()} · {time}", *self._idle_cores()]
 
     def _target_line(self) -> str:
         target = f"T = {format_number(self.target)} {self.metric.describe()}"
@@ -160,7 +161,7 @@ class Plan:
                 f"{flag} there{other}"
             )
 
-    def _remarks(self) -> Iterator[str]:
+    def _idle_cores(self) -> Iterator[str]:
         workers, cores = self.workers, num_cores()
         alone = workers.in_process and not workers.gpus_per_trial
         if alone and self.task.training and cores > 1:
@@ -168,7 +169,9 @@ class Plan:
                 f"hint    1 of {cores} cores is used: --workers auto runs as many trials at a time "
                 "as they and memory hold"
             )
-        if self.metric.name == "latency" and not workers.in_process:
+
+    def _disturbed_latency(self) -> Iterator[str]:
+        if self.metric.name == "latency" and not self.workers.in_process:
             yield (
                 "note    latency is measured while other trials run on this machine, and is less "
                 "certain for it; --workers 1 measures in peace"
