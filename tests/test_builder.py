@@ -104,6 +104,7 @@ def test_factors_that_round_alike_are_one_network() -> None:
     assert len({network.digest, *(other.digest for other in others)}) == 5
 
 
+@pytest.mark.slow
 def test_digests_are_the_same_in_another_process() -> None:
     fields = "name='a', reference='tests.builders:mobilenet', resolution=40"
     code = f"from search_spaces.builder import *; print(BuiltNetwork({fields}).digest)"

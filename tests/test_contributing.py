@@ -83,6 +83,7 @@ def run(root: Path, *arguments: str) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_a_new_op_is_costed_and_built(extended: Path) -> None:
     run(extended, "-c", CHECK_OP)
 

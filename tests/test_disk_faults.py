@@ -208,6 +208,7 @@ def _assert_the_command_goes_on(
     assert room >= 4 * step, "hardly a write was seen"
 
 
+@pytest.mark.slow
 def test_row_16_whichever_commit_or_file_finds_no_room_the_command_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_finished_proxy_says_that_nothing_is_left(
     assert "6 trials, none left" in output
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_the_uninterrupted_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

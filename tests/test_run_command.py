@@ -452,6 +452,7 @@ def test_row_20_a_second_driver_is_refused_until_the_first_is_killed(workplace: 
     assert third.returncode == 0, err
 
 
+@pytest.mark.slow
 def test_a_search_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole of it on the embedded default, as small as it goes."""
     flags = ["--data", "digits", "--trials", "2", "--epochs", "1", "--finalists", "1"]

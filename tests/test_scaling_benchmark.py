@@ -31,6 +31,7 @@ def test_a_wrong_truth_is_not_covered() -> None:
     assert (trial.covered, trial.winner_true) == (False, False)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_row_a_truth(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

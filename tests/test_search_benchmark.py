@@ -60,6 +60,7 @@ def test_costs_of_a_file_are_those_of_its_objective(file: Path) -> None:
     assert 10e6 < benchmark.target("params") < 100e6
 
 
+@pytest.mark.slow
 def test_scores_the_true_reward_and_says_the_same_twice(file: Path, tmp_path: Path) -> None:
     frames = []
     for out, jobs in ((tmp_path / "a", "1"), (tmp_path / "b", "2")):

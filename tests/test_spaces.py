@@ -216,6 +216,7 @@ def test_default_targets_follow_the_pixels(resolution: int, classes: int, target
     assert default_target_macs(resolution, classes) == target
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.integers(8, 512), st.integers(2, 1000))
 def test_default_targets_can_be_met(resolution: int, classes: int) -> None:
