@@ -128,16 +128,17 @@ def test_a_finished_proxy_says_that_nothing_is_left(
     assert main(tmp_path, "ranking", *flags) == 0
     assert "done  " not in capsys.readouterr().out
     before = calls(noted)
+    report = (tmp_path / "proxy.md").read_text()
     assert main(tmp_path, "ranking", *flags) == 0
     output = capsys.readouterr().out
-    assert "12 trials, none left\n" in output
-    assert "in this process · nothing is left\n" in output
+    assert "\nleft    nothing\n" in output
     assert "finished; nothing was repeated" in output
     assert calls(noted) == before
+    assert (tmp_path / "proxy.md").read_text() == report
     assert main(tmp_path, "ranking", *flags, "--seeds", "3", "--dry-run") == 0
     output = capsys.readouterr().out
-    assert output.count("18 trials, 6 left") == 2
-    assert "6 trials, none left" in output
+    assert "18 trials" in output
+    assert "\nleft    6 of proxy, 6 of epochs=0.5 · time known" in output
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The flags of `nas.proxy` made definite by what they name: networks, settings, what is left."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -112,25 +113,35 @@ def _plan_lines(prepared: Prepared) -> list[str]:
         "space",
         *(f"note    {notice}" for notice in prepared.notices),
     ]
-    total: float | None = 0.0
-    left = _left(prepared)
-    for series, trials in zip(prepared.series, left, strict=True):
-        number = len(series.proposals)
-        words = f"{series.setting.label} · {plural(number, 'trial')}"
-        if trials < number:
-            words += f", {trials or 'none'} left"
-        trainings = [(series.typical, trials * series.setting.epochs)] if trials else []
-        seconds = estimate(task, workers, trainings)
-        if seconds:
-            words += f" · about {format_duration(seconds)}"
-        total = None if total is None or seconds is None else total + seconds
-        lines.append(f"trial   {series.name}: {words}")
-    plan = f"plan    {plural(len(prepared.series), 'setting')}, {workers.describe()}"
+    numbers, left = [len(series.proposals) for series in prepared.series], _left(prepared)
+    lines += [
+        f"trial   {series.name}: {series.setting.label} · {plural(number, 'trial')}"
+        for series, number in zip(prepared.series, numbers, strict=True)
+    ]
+    lines.append(f"plan    {plural(len(prepared.series), 'setting')}, {workers.describe()}")
+    return [*lines, _outlook(prepared, numbers, left)]
+
+
+def _outlook(prepared: Prepared, numbers: Sequence[int], left: Sequence[int]) -> str:
+    """The time that the trials take; where some are done, what is left and its time."""
     if not any(left):
-        return [*lines, f"{plan} · nothing is left"]
-    if total is not None:
-        total += seconds_of_starts(workers, sum(map(bool, left)))
-    return [*lines, f"{plan} · {about(total)}"]
+        return "left    nothing"
+    task, workers = prepared.task, prepared.workers
+    seconds: float | None = seconds_of_starts(workers, sum(map(bool, left)))
+    parts, trials = [], []
+    for series, number in zip(prepared.series, left, strict=True):
+        if number == 0:
+            continue
+        own = estimate(task, workers, [(series.typical, number * series.setting.epochs)])
+        seconds = None if seconds is None or own is None else seconds + own
+        parts += [] if own is None else [f"{series.name} {format_duration(own)}"]
+        trials.append(f"{number} of {series.name}")
+    time = about(seconds) + (f" ({', '.join(parts)})" if parts else "")
+    return (
+        f"time    {time}"
+        if list(left) == list(numbers)
+        else f"left    {', '.join(trials)} · {time}"
+    )
 
 
 def _left(prepared: Prepared) -> list[int]:

@@ -12,6 +12,7 @@ from nas.cli import format_number
 from nas.proxies.plan import Measurements
 from nas.proxies.rank import tau_of_correlation
 from nas.proxies.verdict import BUDGET_TRIALS, MIN_RELIABILITY, MIN_TAU, Assessment
+from nas.search.session import lasting
 from search_spaces.cost import count
 
 
@@ -140,7 +141,7 @@ def markdown(
     following: str,
 ) -> str:
     """The report."""
-    parts = ["# Is the proxy any good?", "", *(f"    {line}" for line in plan), ""]
+    parts = ["# Is the proxy any good?", "", *(f"    {line}" for line in lasting(plan)), ""]
     parts += ["## Verdict", "", *(f"- {line}" for line in verdict), "", f"    {following}", ""]
     parts += ["## Settings", "", settings_table(assessments, "github"), "", _EXPLANATION, ""]
     for assessment in assessments[1:]:

@@ -8,6 +8,7 @@ from nas.cli import format_number, plural
 from nas.costs.objective import Objective, ParetoObjective
 from nas.search.baseline import SearchResult
 from nas.search.report import finalists_frame, front_table, verdict
+from nas.search.session import lasting
 from nas.untrusted import markdown_text
 from search_spaces.cost import count
 
@@ -51,9 +52,7 @@ def markdown(
     else:
         parts += ["No finalists were asked for: the baseline is not confirmed by repeats.", ""]
     parts += ["## Baseline", "", "```", result.baseline.table(), "```", ""]
-    # A run that was interrupted ends with the report of one that was not.
-    lasting = [line for line in summary if not line.startswith(("time ", "left ", "hint "))]
-    parts += ["## How it was searched", "", *(f"    {line}" for line in lasting), ""]
+    parts += ["## How it was searched", "", *(f"    {line}" for line in lasting(summary)), ""]
     if result.epochs_saved:
         parts += [epochs_line(result), ""]
     return "\n".join(parts)

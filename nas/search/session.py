@@ -194,6 +194,12 @@ def about(seconds: float | None) -> str:
     return f"about {format_duration(seconds)}"
 
 
+def lasting(plan: Iterable[str]) -> list[str]:
+    """The lines of a plan that a report keeps: a run that was interrupted ends with the report of
+    one that was not."""
+    return [line for line in plan if not line.startswith(("time ", "left ", "hint "))]
+
+
 def _show(plan: Plan) -> list[str]:
     lines = plan.describe()
     for line in lines:
