@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from nas.cli import format_bytes
+from nas.cli import format_bytes, plural
 from nas.costs.latency import device_name
 from nas.ram import available_memory
 from nas.training.recipe import Recipe
@@ -63,7 +63,7 @@ class Device:
 
     def describe(self) -> str:
         """Name, memory, threads and version, for people."""
-        threads = f" · {self.threads} thread{'s' if self.threads > 1 else ''}"
+        threads = f" · {plural(self.threads, 'thread')}"
         free = "free memory unknown" if self.memory is None else f"{format_bytes(self.memory)} free"
         return f"{self.name}{threads if self.kind == 'cpu' else ''} · {free} · torch {self.torch}"
 

@@ -225,14 +225,15 @@ def _known(settings: "Settings", base: AnyNetwork) -> "frozenset[MeasurementKey]
     Raises:
         ValueError: The record is damaged, or holds what it must not.
     """
-    database = settings.run_dir / "study.db"
-    if settings.hours is None or not database.exists():
+    if settings.hours is None:
         return frozenset()
-    from nas.trials.attributes import known_measurements
+    from nas.folder import RunFolder
     from nas.trials.audit import check_record
+    from nas.trials.progress import measured_keys
 
+    database = RunFolder(settings.run_dir).database
     check_record(database, base)
-    return frozenset(known_measurements(database))
+    return frozenset(measured_keys(database))
 
 
 def _find(

@@ -6,7 +6,9 @@ import hypothesis
 import pytest
 import torch
 
+from nas.train import main as train
 from tests.grid_evaluators import TINY
+from tests.trainings import flags, write_digits, write_tiny
 
 # Time per example says nothing on a shared machine.
 hypothesis.settings.register_profile("default", deadline=None)
@@ -34,3 +36,23 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.touch()
     monkeypatch.setenv("GRID_CALLS", str(file))
     return file
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images that the tests of `nas.train` train on."""
+    return write_digits(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the network that they train."""
+    return write_tiny(tmp_path_factory.mktemp("arch"))
+
+
+@pytest.fixture(scope="module")
+def finished(arch: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training of three epochs; elsewhere, of what its module says."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert train(flags(arch, data, out)) == 0
+    return out

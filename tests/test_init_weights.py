@@ -13,26 +13,9 @@ from torchvision.models import efficientnet_b0 as torchvision_b0
 
 from nas.train import main
 from search_spaces.zoo import efficientnet_b0
-from tests.trainings import flags, write_digits, write_tiny
+from tests.trainings import flags
 
 WEIGHT, BIAS = (f"classifier.branch.fc.linear.{name}" for name in ("weight", "bias"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("arch"))
-
-
-@pytest.fixture(scope="module")
-def finished(arch: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("finished") / "out"
-    assert main(flags(arch, data, out)) == 0
-    return out
 
 
 def test_weights_of_other_classes_start_a_new_classifier(

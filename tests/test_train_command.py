@@ -16,26 +16,9 @@ from nas.training.score import accuracy
 from search_spaces.files import exclusive
 from search_spaces.zoo import load_architecture
 from tests.models import tiny
-from tests.trainings import flags, write_digits, write_tiny
+from tests.trainings import flags
 
 CLASSES = ("one", "two", "zero")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("arch"))
-
-
-@pytest.fixture(scope="module")
-def finished(arch: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("finished") / "out"
-    assert main(flags(arch, data, out)) == 0
-    return out
 
 
 def test_the_files_describe_the_model(finished: Path, data: Path) -> None:

@@ -24,24 +24,7 @@ from nas.train import main
 from nas.training import checkpoint
 from nas.training.pace import choose_threads
 from search_spaces.files import exclusive
-from tests.trainings import flags, write_digits, write_tiny
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def arch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("arch"))
-
-
-@pytest.fixture(scope="module")
-def finished(arch: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("finished") / "out"
-    assert main(flags(arch, data, out)) == 0
-    return out
+from tests.trainings import flags
 
 
 # The interrupt may come after a file has been opened and before `with` has it.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli import format_duration, plural
 from nas.costs.metrics import typical
-from nas.search.session import seconds_of_starts, timed
+from nas.search.session import about, seconds_of_starts, timed
 from nas.search.space import some_networks
 from nas.trials.progress import ended_slots, measured_keys
 
@@ -71,7 +71,7 @@ def estimate(plan: "Plan", left: Left) -> str:
     settings, workers, shared = plan.settings, plan.workers, plan.shared
     seconds_of = timed(plan.task, workers, typical(some_networks(plan.space)))
     if seconds_of is None:
-        return "time known after the first trials"
+        return about(None)
     epochs = float(settings.epochs)
     if plan.halving is not None:
         epochs = expected_epochs(plan.halving, settings.epochs)
@@ -86,7 +86,7 @@ def estimate(plan: "Plan", left: Left) -> str:
     }
     words = [f"{name} {format_duration(seconds)}" for name, seconds in parts.items() if seconds]
     detail = f" ({', '.join(words)})" if len(words) > 1 else ""
-    return f"about {format_duration(sum(parts.values()))}{detail}"
+    return f"{about(sum(parts.values()))}{detail}"
 
 
 def expected_epochs(halving: "Halving", epochs: int) -> float:

@@ -127,7 +127,7 @@ class Plan:
         """The plan, and the time that it takes; where some is done, what is left and its time."""
         left = left_of(self, RunFolder(self.settings.run_dir).database)
         if left.nothing:
-            return [plan, "left    nothing"]
+            return [plan, f"left    {left.describe()}"]
         time = estimate(self, left)
         if not left.begun:
             return [plan, f"time    {time}", *self._idle_cores()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nas.cli import plural
 from nas.cores import num_cores
 from nas.data.dataset import Split
 from nas.training.recipe import Recipe
@@ -36,7 +37,7 @@ class Pace:
 
     def describe(self) -> str:
         """For people: `1 thread (2: 1.1 times as fast)`."""
-        words = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        words = plural(self.threads, "thread")
         for threads, seconds in self.measured.items():
             if threads != self.threads:
                 speed = self.seconds_per_image / seconds
