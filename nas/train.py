@@ -12,21 +12,24 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from nas import cli
-from nas.data.dataset import majority_share
 from nas.folder import RunFolder
+from nas.models.by_class import by_class, weakest
 from nas.models.saved import CARD
 from nas.models.trained import (
+    CLASSES,
     WEIGHTS,
     Metrics,
     export_command,
     finished_training,
     report,
+    split_metrics,
     write_model,
 )
 from nas.ram import lack_of_memory
 from nas.training.job import HISTORY, Job, Trained, plan, refuse_changes, train
 from nas.training.options import Settings, prepare
 from nas.training.score import DivergedError
+from nas.untrusted import csv_text
 
 MAX_LOST = 2
 """How often a training goes on after one of its loader processes died."""
@@ -141,15 +144,22 @@ def _finish(job: Job, trained: Trained, folder: RunFolder) -> None:
     """Evaluate the last weights and write the model."""
     data, out = job.data, folder.path
     metrics: Metrics = {"train_loss": trained.history[-1]["loss"]}
+    classes = None
     for name, split in (("validation", data.validation), ("test", data.test)):
-        measured = None if split is None else job.accuracy(trained.network, split)
-        metrics[f"{name}_accuracy"] = measured
-        metrics[f"{name}_majority_share"] = None if split is None else majority_share(split)
+        found = None if split is None else job.answers(trained.network, split)
+        metrics |= split_metrics(name, split, found)
+        if split is not None and found is not None:
+            classes = by_class(split.labels, found, data.classes)
+    if classes is not None:
+        folder.write(CLASSES, csv_text(classes))
     write_model(
         folder, trained.network, classes=data.classes, conditions=job.conditions, metrics=metrics
     )
     report(out, metrics)
-    print(f"wrote   {out}/{{{WEIGHTS},{CARD},{HISTORY}}}")
+    if classes is not None and (weak := weakest(classes)):
+        print(f"weakest {weak}")
+    files = [WEIGHTS, CARD, HISTORY, *([] if classes is None else [CLASSES])]
+    print(f"wrote   {out}/{{{','.join(files)}}}")
     print(f"next    {export_command(out, job.architecture)}")
 
 

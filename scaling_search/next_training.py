@@ -24,6 +24,7 @@ class _Flags(BaseModel):
     data: str
     evaluator: str | None = None
     flip: bool = True
+    balanced: bool = False
     skip_bad: bool = False
     follow_links: bool = False
 
@@ -31,6 +32,7 @@ class _Flags(BaseModel):
     def words(self) -> list[str]:
         words = ["--data", self.data]
         words += [] if self.flip else ["--no-flip"]
+        words += ["--balanced"] if self.balanced else []
         words += ["--skip-bad"] if self.skip_bad else []
         return words + (["--follow-links"] if self.follow_links else [])
 

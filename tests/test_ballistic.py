@@ -285,7 +285,7 @@ def test_row_3_loader_processes_that_always_die_end_a_training_in_one_line(
     load = augment._Augmented.__getitems__
     deaths = tmp_path / "deaths"
 
-    def die(self: augment._Augmented, keys: list[tuple[int, int]]) -> object:
+    def die(self: augment._Augmented, keys: list[tuple[int, int, int]]) -> object:
         if keys[0][0] > 0 and get_worker_info() is not None:  # in the second epoch
             with deaths.open("a") as file:
                 file.write("1")

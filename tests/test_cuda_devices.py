@@ -19,7 +19,7 @@ from nas.training.augment import Batches
 from nas.training.parts import build_network, build_optimizer, definite_precision
 from nas.training.probe import engines
 from nas.training.recipe import Augment, Optimizer, Precision, Recipe
-from nas.training.score import accuracy, estimate_norms
+from nas.training.score import answers, estimate_norms
 from nas.training.trainer import Trainer, numbers
 from tests import pretended
 from tests.models import tiny
@@ -114,8 +114,8 @@ def test_evaluation_mixes_no_devices_and_waits_at_its_end_only(gpu: torch.device
     with no_waiting():
         estimate_norms(network, split, seed=0, device=gpu, batch_size=7)
         with pytest.raises(Asked) as error:
-            accuracy(network, split, resolution=8, device=gpu, batch_size=7)
-    (asking,) = (entry for entry in error.traceback if entry.name == "accuracy")
+            answers(network, split, resolution=8, device=gpu, batch_size=7)
+    (asking,) = (entry for entry in error.traceback if entry.name == "answers")
     assert len(asking.locals["guesses"]) == 3
 
 

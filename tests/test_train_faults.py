@@ -179,7 +179,8 @@ def test_row_29_a_training_of_format_1_goes_on(
     _assert_same(whole, tmp_path)
     manifest = json.loads((tmp_path / MANIFEST).read_text())
     assert manifest["command"] == "nas.train"
-    assert manifest["files"].keys() == {"history.csv", "model.safetensors", "model.json"}
+    files = {"history.csv", "classes.csv", "model.safetensors", "model.json"}
+    assert manifest["files"].keys() == files
 
 
 def test_row_29_a_training_of_a_newer_format_is_refused(

@@ -28,7 +28,7 @@ from nas.training.augment import (
 from nas.training.parts import TrainingError, build_network, choose_device
 from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Augment, Recipe, RecipeError
-from nas.training.score import DivergedError, accuracy, estimate_norms
+from nas.training.score import DivergedError, accuracy, answers, estimate_norms
 from nas.training.trainer import Trainer, fit, seconds_per_image
 from search_spaces.architecture import Architecture
 from tests.models import tiny
@@ -312,8 +312,10 @@ def test_accuracy_counts_the_hits() -> None:
     images = np.broadcast_to(labels[:, None, None, None], (30, 3, 4, 4)).astype(np.uint8)
     wrong = labels.copy()
     wrong[:6] = 9 - wrong[:6]
-    assert accuracy(Oracle(), Split(images, labels), resolution=4, batch_size=7, device=CPU) == 1
-    assert accuracy(Oracle(), Split(images, wrong), resolution=4, batch_size=7, device=CPU) == 0.8
+    found = answers(Oracle(), Split(images, wrong), resolution=4, batch_size=7, device=CPU)
+    assert (found == labels).all()
+    assert accuracy(Oracle(), Split(images, labels), resolution=4, device=CPU) == 1
+    assert accuracy(Oracle(), Split(images, wrong), resolution=4, device=CPU) == 0.8
 
 
 # Failures

@@ -219,6 +219,17 @@ def majority_share(split: Split) -> float:
     return float(np.bincount(split.labels).max() / len(split))
 
 
+def single_answer(split: Split) -> float:
+    """Balanced accuracy of always answering one class, whichever has images, in (0, 1]."""
+    return 1 / len(np.unique(split.labels))
+
+
+def imbalance(split: Split) -> float:
+    """Images of the largest class over those of the smallest that has any, at least 1."""
+    counts = np.unique(split.labels, return_counts=True)[1]
+    return float(counts.max() / counts.min())
+
+
 def open_source(source: str, *, follow_links: bool = False) -> Source:
     """Find out what `source` names.
 

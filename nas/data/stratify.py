@@ -49,6 +49,29 @@ def draw(labels: np.ndarray, *takes: np.ndarray, seed: int) -> list[np.ndarray]:
     return [np.sort(np.concatenate(part)) for part in parts]
 
 
+def even_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many positions as there are images, the classes in equal parts, in random order.
+
+    Where a class has fewer images than its part, each comes equally often, or once more; of a
+    larger one some come, others the next time.
+
+    Args:
+        labels: Classes of the images, int (N,).
+        rng: Draws them.
+
+    Returns:
+        Positions in `labels`, (N,).
+    """
+    classes = rng.permutation(np.unique(labels))
+    parts = np.full(len(classes), len(labels) // len(classes))
+    parts[: len(labels) % len(classes)] += 1
+    drawn = [
+        np.resize(rng.permutation(np.flatnonzero(labels == label)), part)
+        for label, part in zip(classes, parts, strict=True)
+    ]
+    return rng.permutation(np.concatenate(drawn))
+
+
 def three_way(labels: np.ndarray, num_classes: int, *, seed: int = 0) -> list[np.ndarray]:
     """80 / 10 / 10: positions of train, validation and test.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,11 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nas.cli import UserError
+from nas.data.dataset import Split, majority_share, single_answer
 from nas.data.images import WORDS
 from nas.folder import RunFolder
 from nas.models.saved import CARD, read_json, sha256
 from nas.training.augment import MEAN, STD
+from nas.training.score import class_means
 from search_spaces.architecture import SCHEMA
 from search_spaces.builder import AnyNetwork
 from search_spaces.network import AnyModule
@@ -21,8 +26,14 @@ from search_spaces.weights import weights_bytes
 from search_spaces.zoo import file_argument
 
 WEIGHTS = "model.safetensors"
+CLASSES = "classes.csv"
 
 _SPLITS = ("validation", "test")
+_REPORTED = ("accuracy", "majority_share")
+_NEWER = ("balanced_accuracy", "single_answer")
+"""Of a split, too, in folders since these are counted."""
+_LEARNT = 0.02
+"""Balanced accuracy above that of a single answer, from which a network has learnt something."""
 
 Metrics = dict[str, float | None]
 """By name; None where the data have no such split."""
@@ -33,6 +44,26 @@ class Finished(NamedTuple):
 
     conditions: dict[str, Any]
     metrics: Metrics
+
+
+def split_metrics(name: str, split: Split | None, found: np.ndarray | None = None) -> Metrics:
+    """What a network is worth on a split.
+
+    Args:
+        name: `validation` or `test`.
+        split: Its images; None: the data have none.
+        found: The classes that the network gives them, int (N,).
+
+    Returns:
+        Accuracy, balanced accuracy (the mean of the classes' own), and what always answering the
+        largest class would have of either.
+    """
+    values: tuple[float | None, ...] = (None,) * 4
+    if split is not None and found is not None:
+        right = found == split.labels
+        balanced = class_means(split.labels, right)
+        values = float(right.mean()), majority_share(split), balanced, single_answer(split)
+    return {f"{name}_{of}": v for of, v in zip((*_REPORTED, *_NEWER), values, strict=True)}
 
 
 def write_model(
@@ -92,10 +123,12 @@ def finished_training(folder: Path) -> Finished | None:
 
 def _reportable(metrics: Mapping[str, Any]) -> bool:
     """Whether `report` finds its numbers."""
-    names = [f"{split}_{of}" for split in _SPLITS for of in ("accuracy", "majority_share")]
-    return metrics.keys() >= set(names) and all(
+    needed, newer = (
+        [f"{split}_{of}" for split in _SPLITS for of in ofs] for ofs in (_REPORTED, _NEWER)
+    )
+    return metrics.keys() >= set(needed) and all(
         value is None or (isinstance(value, float | int) and 0 <= value <= 1)
-        for value in map(metrics.get, names)
+        for value in map(metrics.get, (*needed, *newer))
     )
 
 
@@ -107,12 +140,16 @@ def report(folder: Path, metrics: Metrics) -> None:
         print("WARNING the data have neither a test nor a validation split: accuracy unknown")
         return
     note = "" if name == "test" else "validation, for there is no test split: "
-    print(f"test    {note}accuracy {value:.4f} · most frequent class {majority:.4f}")
+    balanced, single = (metrics.get(f"{name}_{of}") for of in _NEWER)
+    # Classes of one size have the same mean.
+    even = balanced is None or math.isclose(balanced, value)
+    mean = "" if even else f" · mean of the classes' {balanced:.4f}"
+    print(f"test    {note}accuracy {value:.4f}{mean} · most frequent class {majority:.4f}")
     if majority == 1:
         print(
             f"WARNING the {name} images are all of one class: what they say of accuracy is little"
         )
-    elif value <= majority:
+    elif value <= majority and (balanced or 0) <= (single or 0) + _LEARNT:
         print(
             f"WARNING {folder} is no better than always answering the most frequent class: the "
             "network learned nothing useful. Train longer, or change --learning-rate."

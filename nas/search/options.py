@@ -50,6 +50,9 @@ class TrialOptions:
     fewer images a step teach a network more in the same time."""
     flip: bool = True
     """Mirror images in training; wrong for text and the like. Never done with `digits`."""
+    balanced: bool = False
+    """Let rare classes count as much as common ones: training draws them as often, and accuracy is
+    the mean of the classes' own accuracies (balanced accuracy)."""
     precision: Precision = "auto"
     """What trainings compute in. `auto`: what a short probe of the device finds fastest at the
     first start; the run folder keeps it."""
@@ -175,6 +178,7 @@ class TrialOptions:
             data=images,
             batch_size=self.batch_size,
             flip=self.flip and mirrors(images),
+            balanced=self.balanced,
             device="auto" if workers.gpus_per_trial else "cpu",
         )
 

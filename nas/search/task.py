@@ -8,7 +8,7 @@ from nas.trials.evaluate import Evaluator
 from search_spaces.builder import AnyNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from nas.training.engine import Choice
     from nas.training.proxy import ProxyTraining
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _OVERHEAD = 1.1
 """Time of a trial over that of its training steps, but for the judging: its start, its batch-norm
 statistics, and what a busy machine takes."""
+_UNEVEN = 4
+"""Images of the largest class over those of the smallest, from which a note says so."""
 _FORWARD = 1 / 3
 """Time of judging an image over that of training on it."""
 
@@ -67,16 +69,36 @@ class Task:
             **self.drawn,
             "flip": self.training.recipe(1).flip,
             "batch_size": self.training.batch_size,
+            **({"balanced": True} if self.training.balanced else {}),
         }
 
     def describe(self) -> list[str]:
         """Lines for the terminal."""
         if self.training is None:
             return [f"data    none: accuracy comes from {self.reference}"]
-        data = self.training.data
-        notices = [f"note    {notice}" for notice in data.notices]
+        from nas.data.dataset import majority_share
+
+        data, judged = self.training.data, self.training.validation
+        notices = [f"note    {notice}" for notice in (*data.notices, *self._balance())]
         engine = [f"engine  {self.engine_line}"] if self.engine_line else []
-        return [f"data    {data.summary()} · largest class {self.majority:.1%}", *notices, *engine]
+        largest = f"largest class {majority_share(judged):.1%}"
+        return [f"data    {data.summary()} · {largest}", *notices, *engine]
+
+    def _balance(self) -> "Iterator[str]":
+        """What is to be said of large and small classes."""
+        from nas.data.dataset import imbalance
+
+        assert self.training is not None
+        if self.training.balanced:
+            yield (
+                "classes count alike: drawn equally often in training, and accuracy is the mean of "
+                "theirs"
+            )
+        elif (times := imbalance(self.training.data.train)) >= _UNEVEN:
+            yield (
+                f"the largest class has {times:.0f} times the images of the smallest; with "
+                "--balanced both count alike"
+            )
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -95,8 +117,4 @@ class Task:
     @property
     def majority(self) -> float:
         """Accuracy of always answering the largest class; 0 without images."""
-        if self.training is None:
-            return 0.0
-        from nas.data.dataset import majority_share
-
-        return majority_share(self.training.validation)
+        return 0.0 if self.training is None else self.training.majority

@@ -33,6 +33,8 @@ class SupernetAccuracy:
     validation: Split
     """Images that networks are judged on, at the networks' resolution."""
     device: str = "auto"
+    balanced: bool = False
+    """Whether accuracy is the mean of the classes' own."""
 
     @classmethod
     def of(cls, supernet: Supernet, training: ProxyTraining, *, seed: int) -> "SupernetAccuracy":
@@ -50,6 +52,7 @@ class SupernetAccuracy:
             norms=at_resolution(Split(train.images[chosen], train.labels[chosen]), resolution),
             validation=at_resolution(training.validation, resolution),
             device=training.device,
+            balanced=training.balanced,
         )
 
     def __call__(self, architecture: Architecture, *, epochs: int, seed: int) -> float:
@@ -62,7 +65,13 @@ class SupernetAccuracy:
         device = choose_device(self.device)
         network = self.network(architecture, device)
         resolution = architecture.resolution
-        return accuracy(network, self.validation, resolution=resolution, device=device)
+        return accuracy(
+            network,
+            self.validation,
+            resolution=resolution,
+            device=device,
+            balanced=self.balanced,
+        )
 
     def network(self, architecture: Architecture, device: torch.device | None = None) -> Network:
         """The network with its part of the weights, ready to be evaluated or trained further."""

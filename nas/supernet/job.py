@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import UserError, format_bytes, format_duration, format_number, plural
-from nas.data.dataset import majority_share
 from nas.ram import lack_of_memory
 from nas.supernet.envelope import KINDS, Envelope, envelope_of
 from nas.supernet.evaluator import SupernetAccuracy
@@ -172,7 +171,7 @@ class SupernetJob:
         for network in sample_networks(self.space, _LOOKED_AT, seed=0):
             outcome = measure(evaluator, network, epochs=self.epochs, seed=self.seed)
             reached.append(outcome.accuracy or 0.0)  # a failed trial, should a search try it
-        chance = majority_share(self.training.validation)
+        chance = self.training.majority
         mean = statistics.fmean(reached)
         found = (
             f"{_LOOKED_AT} random networks reach {min(reached):.3f} to {max(reached):.3f} with the "

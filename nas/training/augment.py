@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from nas.data.dataset import Split
+from nas.data.stratify import even_order
 from nas.training.recipe import Recipe
 
 MEAN = (0.485, 0.456, 0.406)
@@ -154,7 +156,7 @@ class Batches:
         self._batch, self._steps = recipe.batch(len(split)), recipe.steps(len(split))
         self._stored: tuple[Tensor, Tensor] | None = None
         self._loader: DataLoader[tuple[Tensor, Tensor]] | None = None
-        self._plan: list[list[tuple[int, int]]] = []
+        self._plan: list[list[tuple[int, int, int]]] = []
         if recipe.crops:
             self._loader = DataLoader(
                 _Augmented(split, per_image(recipe, resolution), seed),
@@ -172,12 +174,21 @@ class Batches:
         """Yield pairs of images ``(B, C, R, R)``, uint8, and labels ``(B,)``, int64, on the
         device."""
         rng = np.random.default_rng([self._seed, epoch])
-        order = rng.permutation(len(self._split))[: self._steps * self._batch]
-        batches = order.reshape(self._steps, self._batch)
-        if self._loader is None:
-            yield from self._whole_batches(batches, derive_seed(self._seed, epoch))
+        if self._recipe.balanced:
+            order = even_order(self._split.labels, rng)
         else:
-            self._plan[:] = [[(epoch, int(i)) for i in batch] for batch in batches]
+            order = rng.permutation(len(self._split))
+        shape = self._steps, self._batch
+        order = order[: self._steps * self._batch]
+        if self._loader is None:
+            yield from self._whole_batches(order.reshape(shape), derive_seed(self._seed, epoch))
+        else:
+            again = pd.Series(order).groupby(order).cumcount().to_numpy()
+            batches = zip(order.reshape(shape), again.reshape(shape), strict=True)
+            self._plan[:] = [
+                [(epoch, *key) for key in zip(*map(np.ndarray.tolist, pair), strict=True)]
+                for pair in batches
+            ]
             for images, labels in self._loader:
                 yield sent(images, self._device), sent(labels, self._device)
 
@@ -213,19 +224,20 @@ def _stored(split: Split, gpu: torch.device) -> tuple[Tensor, Tensor] | None:
 
 
 class _Augmented(Dataset[tuple[Tensor, Tensor]]):
-    """Batches by their (epoch, index) keys; a key's draws depend on it and the seed alone."""
+    """Batches by their (epoch, index, repetition) keys; a key's draws depend on it and the seed
+    alone."""
 
     def __init__(self, split: Split, transform: v2.Transform, seed: int) -> None:
         self._split, self._transform, self._seed = split, transform, seed
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, keys: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):
             images = torch.stack([self._image(*key) for key in keys])
-        return images, torch.from_numpy(self._split.labels[[index for _, index in keys]])
+        return images, torch.from_numpy(self._split.labels[[index for _, index, _ in keys]])
 
-    def _image(self, epoch: int, index: int) -> Tensor:
+    def _image(self, epoch: int, index: int, repetition: int) -> Tensor:
         # Not `torch.manual_seed`: it seeds GPUs too, where the network draws.
-        torch.default_generator.manual_seed(derive_seed(self._seed, epoch, index))
+        torch.default_generator.manual_seed(derive_seed(self._seed, epoch, index, repetition))
         return self._transform(torch.from_numpy(self._split.images[index].copy()))
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -17,7 +18,7 @@ from nas.training import checkpoint
 from nas.training.pace import Pace, measure_pace
 from nas.training.parts import build_network
 from nas.training.recipe import Recipe
-from nas.training.score import NORM_IMAGES, accuracy
+from nas.training.score import NORM_IMAGES, answers, class_means
 from nas.training.trainer import Trainer
 from nas.untrusted import printable
 from search_spaces.builder import AnyNetwork, BuiltNetwork
@@ -27,6 +28,7 @@ from search_spaces.network import AnyModule
 from search_spaces.weights import Naming, load_weights, read_weights
 
 HISTORY = "history.csv"
+_BALANCED = "val_balanced_accuracy"
 
 _FOREIGN_EPS = 1e-5
 """Of batch norm in timm's efficientnet_ networks and in torchvision's B0 to B4."""
@@ -75,10 +77,10 @@ class Job:
             threads=threads,
         )
 
-    def accuracy(self, network: AnyModule, split: Split) -> float:
-        """Of the network on `split`, in [0, 1]."""
+    def answers(self, network: AnyModule, split: Split) -> np.ndarray:
+        """The classes that the network gives the images of `split`, int (N,)."""
         resolution = self.architecture.resolution
-        return accuracy(network, split, resolution=resolution, device=self.device)
+        return answers(network, split, resolution=resolution, device=self.device)
 
 
 class Trained(NamedTuple):
@@ -123,7 +125,10 @@ def train(job: Job, folder: RunFolder) -> Trained:
         start = time.monotonic()
         row: dict[str, Any] = {"epoch": trainer.epoch + 1, "loss": trainer.run_epoch()}
         if validation is not None:
-            row["val_accuracy"] = job.accuracy(trainer.evaluable(), validation)
+            right = job.answers(trainer.evaluable(), validation) == validation.labels
+            row["val_accuracy"] = float(right.mean())
+            if job.recipe.balanced:
+                row[_BALANCED] = class_means(validation.labels, right)
         spent.append(time.monotonic() - start)
         history.append({**row, "seconds": round(spent[-1], 3)})
         state = {"conditions": job.conditions, "threads": threads, "history": history}
@@ -225,10 +230,12 @@ def _set_threads(job: Job, saved: dict[str, Any] | None) -> int:
 def _epoch_line(history: list[dict[str, Any]], epochs: int, left: float) -> str:
     last = history[-1]
     parts = [f" {last['epoch']:>{len(str(epochs))}}/{epochs}", f"loss {last['loss']:.4f}"]
-    if "val_accuracy" in last:
-        best = max(row["val_accuracy"] for row in history)
-        mark = "*" if last["val_accuracy"] == best else " "
-        parts.append(f"val {last['val_accuracy']:.4f} {mark} best {best:.4f}")
+    judged = _BALANCED if _BALANCED in last else "val_accuracy"
+    if judged in last:
+        best = max(row[judged] for row in history)
+        mark = "*" if last[judged] == best else " "
+        name = "val" if judged == "val_accuracy" else f"val {last['val_accuracy']:.4f}   balanced"
+        parts.append(f"{name} {last[judged]:.4f} {mark} best {best:.4f}")
     return "   ".join([*parts, f"eta {format_duration(left)}"])
 
 

@@ -57,6 +57,8 @@ class Settings:
     that and TrivialAugmentWide or RandAugment."""
     flip: bool = True
     """Mirror images; switch it off for text. Never done with `digits`."""
+    balanced: bool = False
+    """Draw rare classes as often as common ones."""
     min_crop_area: float = 0.25
     """Least share of the image in a resized crop."""
     stored_pixels: int | None = None
@@ -185,13 +187,20 @@ def _recipe(settings: Settings) -> Recipe:
         weight_decay=settings.weight_decay,
         label_smoothing=settings.label_smoothing,
         min_crop_area=settings.min_crop_area,
+        balanced=settings.balanced,
         precision=settings.precision,
     )
 
 
 def _binding(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe but the memory format, which is channels-last here and was always so."""
-    return {name: value for name, value in asdict(recipe).items() if name != "memory_format"}
+    """A recipe, as folders of earlier versions have it where it says nothing that they could not:
+    no memory format, which is channels-last here and was always so, and no word of even classes
+    where they are not."""
+    fields = asdict(recipe)
+    del fields["memory_format"]
+    if not recipe.balanced:
+        del fields["balanced"]
+    return fields
 
 
 def _digest_of(weights: Path) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nas.data.dataset import ImageData, Split
+from nas.data.dataset import ImageData, Split, majority_share, single_answer
 from nas.training.augment import at_resolution
 from nas.training.engine import DEFAULT, Engine
 from nas.training.parts import build_network, choose_device
@@ -33,6 +33,9 @@ class ProxyTraining:
     """Peak rate for 256 images."""
     flip: bool | None = None
     """Whether images may be mirrored; None: all but those of `digits`."""
+    balanced: bool = False
+    """Whether classes count alike, however few their images: an epoch has as many of each
+    (`Recipe.balanced`), and accuracy is the mean of the classes' own."""
     device: str = "auto"
     """`auto` (CUDA where this process sees one), `cpu` or `cuda`."""
     engine: Engine = DEFAULT
@@ -73,7 +76,11 @@ class ProxyTraining:
         for rung in rungs:
             trainer.run_until(rung)
             yield accuracy(
-                trainer.evaluable(), validation, resolution=architecture.resolution, device=device
+                trainer.evaluable(),
+                validation,
+                resolution=architecture.resolution,
+                device=device,
+                balanced=self.balanced,
             )
 
     def at_half_batch(self) -> "ProxyTraining":
@@ -89,6 +96,11 @@ class ProxyTraining:
         assert self.data.search_validation is not None
         return self.data.search_validation
 
+    @property
+    def majority(self) -> float:
+        """Accuracy of always answering the largest class, in [0, 1]."""
+        return single_answer(self.validation) if self.balanced else majority_share(self.validation)
+
     def recipe(self, epochs: int) -> Recipe:
         """The recipe of a trial, `Recipe.proxy` with this evaluator's settings."""
         recipe = Recipe.proxy(
@@ -96,6 +108,7 @@ class ProxyTraining:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             flip=mirrors(self.data) if self.flip is None else self.flip,
+            balanced=self.balanced,
         )
         return self.engine.applied(recipe)
 

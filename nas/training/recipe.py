@@ -55,6 +55,8 @@ class Recipe:
     for each image: alone, with TrivialAugmentWide, or with RandAugment (N = 2, torchvision's)."""
     flip: bool = True
     """Whether images may be mirrored; wrong for digits, text and X-rays with text."""
+    balanced: bool = False
+    """Whether an epoch has as many images of each class, those of rare ones several times."""
     erasing: float = 0.0
     """Probability of erasing a rectangle; only where each image has its own crop."""
     min_crop_area: float = 0.25
@@ -107,6 +109,7 @@ class Recipe:
         batch_size: int = 128,
         learning_rate: float = 0.4,
         flip: bool = True,
+        balanced: bool = False,
     ) -> Self:
         """The short, fast recipe that ranks candidates; ours, since no paper gives its own.
 
@@ -118,6 +121,7 @@ class Recipe:
             learning_rate=learning_rate,
             warmup_epochs=min(1.0, 0.2 * epochs),
             flip=flip,
+            balanced=balanced,
         )
 
     @classmethod

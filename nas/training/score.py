@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nas.data.dataset import Split
-from nas.training.augment import MEAN, STD, at_resolution, normalise
+from nas.training.augment import at_resolution, normalise
 
 NORM_IMAGES = 2048
 """Images that batch-norm statistics are estimated from."""
@@ -59,18 +59,47 @@ def estimate_norms(
     network.eval()
 
 
-@torch.inference_mode()
 def accuracy(
     module: nn.Module,
     split: Split,
     *,
     resolution: int,
-    mean: tuple[float, ...] = MEAN,
-    std: tuple[float, ...] = STD,
-    batch_size: int = 256,
     device: torch.device,
+    balanced: bool = False,
 ) -> float:
-    """Share of the images whose class has the greatest logit, in [0, 1]; always in fp32.
+    """Share of the images whose class has the greatest logit, in [0, 1].
+
+    Args:
+        module: As for `answers`, as the rest.
+        split: The images.
+        resolution: That the network sees.
+        device: Where to compute.
+        balanced: The mean of that share over the classes that have images, instead.
+
+    Raises:
+        DivergedError: A logit is NaN or infinite.
+    """
+    found = answers(module, split, resolution=resolution, device=device)
+    right = found == split.labels
+    return class_means(split.labels, right) if balanced else float(right.mean())
+
+
+def class_means(labels: np.ndarray, values: np.ndarray) -> float:
+    """The mean over the classes that occur of each one's mean value."""
+    images, sums = np.bincount(labels), np.bincount(labels, weights=values)
+    return float((sums[images > 0] / images[images > 0]).mean())
+
+
+@torch.inference_mode()
+def answers(
+    module: nn.Module,
+    split: Split,
+    *,
+    resolution: int,
+    device: torch.device,
+    batch_size: int = 256,
+) -> np.ndarray:
+    """The class that a network gives each image, that of the greatest logit; always in fp32.
 
     On Nvidia's GPUs from Ampere on, convolutions in fp32 round what they read to TF32's 10 bits, as
     is PyTorch's default.
@@ -79,10 +108,11 @@ def accuracy(
         module: On `device`; put into eval mode.
         split: Images of any size; resized to `resolution` pixels.
         resolution: Side of the images that the network sees, in pixels.
-        mean: Per channel, for values in [0, 1].
-        std: Per channel.
-        batch_size: Images at once.
         device: Where to compute.
+        batch_size: Images at once.
+
+    Returns:
+        int64 (N,).
 
     Raises:
         DivergedError: A logit is NaN or infinite (`argmax` would call NaN class 0).
@@ -92,10 +122,10 @@ def accuracy(
     guesses, finite = [], []
     for start in range(0, len(split), batch_size):
         part = slice(start, start + batch_size)
-        logits = module(normalise(torch.from_numpy(split.images[part].copy()), device, mean, std))
+        logits = module(normalise(torch.from_numpy(split.images[part].copy()), device))
         finite.append(torch.isfinite(logits).all())
         guesses.append(logits.argmax(1))
     # Asked for at the end only: a GPU idles when a batch is waited for.
     if not torch.stack(finite).all():
         raise DivergedError("nan or infinite logits at evaluation")
-    return float((torch.cat(guesses).cpu().numpy() == split.labels).mean())
+    return torch.cat(guesses).cpu().numpy()
