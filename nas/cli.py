@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from tyro.constructors import (
@@ -87,6 +88,7 @@ Number = Annotated[float, _NUMBER]
 """A float flag that accepts `400M` and `1.2G`."""
 OptionalNumber = Annotated[float | None, _NUMBER]
 """The same, where leaving the flag out means None."""
+_NUMBERS = (Number, OptionalNumber)
 
 
 def format_bytes(value: float) -> str:
@@ -124,24 +126,25 @@ def main(
 ) -> int:
     """Parse `argv` into `settings` and run; the exit status.
 
-    A `ValueError` of ours, and a disk that takes no more, are printed in one line (status 2).
+    A `ValueError` of ours, one of the settings' values too, and a disk that takes no more, are
+    printed in one line (status 2).
     Ctrl-C and SIGTERM unwind the run, so that it can save and say how to go on (status 130 and
     143); a second one ends it at once. So does a pipe that nobody reads from any more (status 141).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text in any encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     args = sys.argv[1:] if argv is None else list(argv)
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(
         settings,
         args=args,
         prog=prog,
         description=description,
-        registry=_help_for(settings),
+        registry=_flags_of(settings),
         config=(tyro.conf.DisallowNone,),  # None is to leave the flag out
     )
     with Interruptible() as interruption:
         try:
-            return run(parsed)
+            return run(parsed())
         except KeyboardInterrupt:
             return interruption.status
         except ValueError as error:
@@ -162,15 +165,20 @@ def main(
             return 2
 
 
-def _help_for(settings: type[Any]) -> ConstructorRegistry:
-    """How `--help` shows the flags: required ones first, docstrings as running text, and of the
-    defaults those that the text does not tell."""
+def _flags_of(settings: type[Any]) -> ConstructorRegistry:
+    """How flags become settings, and how `--help` shows them.
+
+    What is parsed makes the settings when it is called, since tyro names the class in what that
+    raises. The help has required flags first, docstrings as running text, and of the defaults those
+    that the text does not tell.
+    """
     info = StructTypeInfo.make(settings, tyro.MISSING_NONPROP, in_union_context=False)
     spec = ConstructorRegistry.get_struct_spec(info)
     assert isinstance(spec, StructConstructorSpec)
     shown = map(_shown, spec.fields)
     ordered = sorted(shown, key=lambda field: field.default is not tyro.MISSING_NONPROP)
-    spec = replace(spec, fields=tuple(ordered))
+    made = partial(partial, settings)
+    spec = replace(spec, instantiate=made, fields=tuple(ordered))
     registry = ConstructorRegistry()
     registry.struct_rule(lambda info: spec if info.type is settings else None)
     return registry
@@ -203,6 +211,7 @@ def command_line(module: str, settings: Any, only: Container[str] | None = None)
     """The command that gives these settings, or `only` some; those at their defaults are left
     out."""
     words = ["python", "-m", module]
+    types = get_type_hints(type(settings), include_extras=True)
     for field in fields(settings):
         if only is not None and field.name not in only:
             continue
@@ -214,8 +223,17 @@ def command_line(module: str, settings: Any, only: Container[str] | None = None)
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             values = value if isinstance(value, tuple) else (value,)
-            words += [flag, *map(_flag_value, values)]
+            write = _number_value if types[field.name] in _NUMBERS else _flag_value
+            words += [flag, *map(write, values)]
     return shlex.join(words)
+
+
+def _number_value(value: float) -> str:
+    """As people write it, where that is the same number."""
+    with suppress(ValueError):  # beyond 999T there is an exponent
+        if parse_number(short := format_number(value)) == value:
+            return short
+    return _flag_value(value)
 
 
 def _flag_value(value: Any) -> str:

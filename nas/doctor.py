@@ -150,8 +150,9 @@ def check_data(source: str, *, follow_links: bool = False) -> Iterator[Check]:
     for notice in seen.notices:
         yield Check("data", "note", notice)
     if problems:
-        remedy = (f"Repair or remove {len(seen.bad):,} files, or --skip-bad.",) * bool(seen.bad)
-        yield Check("data", "FAIL", seen.summary(), (*problems, *remedy))
+        files = cli.plural(len(seen.bad), "file")
+        remedy = (f"Repair or remove {files}, or run the commands with --skip-bad.",)
+        yield Check("data", "FAIL", seen.summary(), (*problems, *(remedy if seen.bad else ())))
         return
     size = min(size, MAX_NATIVE_SIZE)
     needed = sum(len(part.labels) for part in seen.parts.values()) * 3 * size**2

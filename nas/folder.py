@@ -178,6 +178,10 @@ class RunFolder:
         new = json.loads(json.dumps(dict(conditions)))
         if old is None:
             return False
+        if (known := old.get("command")) and known != new.get("command", known):
+            raise UserError(
+                f"{self.path} holds a run of {printable(known, 80)}. Choose another {self._flag}."
+            )
         if "fingerprint" in old and old["fingerprint"] == new.get("fingerprint"):
             old["data"] = new.get("data")
         if changes := differences(old, new):

@@ -93,12 +93,13 @@ class Workers:
         return None if self.seconds_per_epoch is None else self.seconds_per_epoch * epochs
 
     def describe(self) -> str:
-        """For people: `2 x 1 thread on Ray Tune`."""
+        """For people: `2 at a time (1 thread each) on Ray Tune`."""
         threads = plural(self.threads, "thread")
         kind = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial else threads
+        each = " each" if self.count > 1 else ""
         why = f" (auto: {self.why})" if self.is_auto else ""
         place = "in this process" if self.in_process else "on Ray Tune"
-        return f"{self.count} x {kind} {place}{why}"
+        return f"{self.count} at a time ({kind}{each}) {place}{why}"
 
 
 def workers_for(

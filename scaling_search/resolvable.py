@@ -154,8 +154,11 @@ def _problem(name: str, now: Coverage, base: AnyNetwork) -> str:
     if not beyond:
         return line
     step = beyond[0]
-    values = f"{step.low:g}" if step.low == step.high else f"from {step.low:g} to {step.high:g}"
-    return f"{line}; every {name} {values} is one network, of x{step.ratio:.2f} multiply-adds"
+    if step.low == step.high:
+        made = f"{name} {step.low:g} makes the next network"
+    else:
+        made = f"every {name} from {step.low:g} to {step.high:g} is one network"
+    return f"{line}; {made}, of x{step.ratio:.2f} multiply-adds"
 
 
 def _remedies(base: AnyNetwork, axis: str, grid: Grid, rounding: Rounding) -> str:

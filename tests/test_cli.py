@@ -38,6 +38,8 @@ class Flags:
     limit: OptionalNumber = None
     """By default
     none."""
+    times: int = 1
+    """At least one."""
     name: str = "x"
     """A name that takes more than a single line of the source to say what it is good for,
     and where: in tests."""
@@ -47,6 +49,10 @@ class Flags:
     careful: bool = True
     gpus: float | None = None
     phi: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        if self.times < 1:
+            raise UserError(f"`--times` must be at least 1, but got {self.times}.")
 
 
 def _parse(args: list[str]) -> Flags:
@@ -109,11 +115,14 @@ def test_flags_take_large_numbers() -> None:
 
 def test_the_command_line_leaves_defaults_out() -> None:
     assert command_line("nas.run", Flags()) == "python -m nas.run"
-    settings = Flags(folder=Path("runs/my run"), fast=True, careful=False, target=8.2e6)
+    target = parse_number("8.2M")
+    settings = Flags(folder=Path("runs/my run"), fast=True, careful=False, target=target)
     assert command_line("nas.run", settings) == (
-        "python -m nas.run --target 8200000 --folder 'runs/my run' --fast --no-careful"
+        "python -m nas.run --target 8.2M --folder 'runs/my run' --fast --no-careful"
     )
     assert command_line("x", settings, only=("fast",)) == "python -m x --fast"
+    exact = Flags(target=5_000_001, limit=30e6, gpus=2e6)
+    assert command_line("x", exact) == "python -m x --target 5000001 --limit 30M --gpus 2000000"
 
 
 _texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1).filter(
@@ -154,7 +163,7 @@ def test_the_help_is_running_text_and_tells_no_default_that_is_none(
     )
     assert "By default none.  " in shown
     hints = re.findall(r"\(default: (.*?)\)", shown)
-    assert hints == ["3", "-0.07", "400M", "x", "runs/a", "yes", "1 2"]
+    assert hints == ["3", "-0.07", "400M", "1", "x", "runs/a", "yes", "1 2"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +191,26 @@ def test_an_error_of_the_user_is_one_line(capsys: pytest.CaptureFixture[str]) ->
 
     assert _main(run) == 2
     assert capsys.readouterr().err == "error: `--x` must be 1, but got 2.\n"
+
+
+def test_so_is_a_value_that_the_settings_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main(lambda _: pytest.fail("ran"), ["--times", "0"]) == 2
+    assert capsys.readouterr().err == "error: `--times` must be at least 1, but got 0.\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--target", "many"], "'many' is not a number such as 400M"),
+        (["--cost", "1"], "Unrecognized options: --cost"),
+    ],
+)
+def test_what_is_no_flag_or_no_value_is_refused_with_help(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _main(lambda _: pytest.fail("ran"), flags)
+    assert words in capsys.readouterr().err
 
 
 def test_a_bug_of_ours_keeps_its_traceback() -> None:

@@ -52,7 +52,7 @@ def test_images_that_are_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert lines("data", out)[0].startswith("FAIL data     pets · 25 images · 3 classes")
     assert all(f"{path}: no image" in out for path in bad)
     assert "fewer than 2 train images: c (1)" in out
-    assert "Repair or remove 13 files, or --skip-bad." in out
+    assert "Repair or remove 13 files, or run the commands with --skip-bad." in out
     assert out.splitlines()[-1].startswith("verdict NOT fit: data of ")
 
 

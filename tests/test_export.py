@@ -104,6 +104,7 @@ def test_onnx_is_one_file_with_named_ends(exported: Path) -> None:
     }
     assert shapes == {"images": ["batch", 3, 32, 32], "logits": ["batch", 5]}
     assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert not any(node.metadata_props for node in model.graph.node)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])

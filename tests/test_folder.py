@@ -267,6 +267,13 @@ def test_changed_conditions_are_refused(
         assert (tmp_path / "config.json").read_text() == before
 
 
+def test_the_folder_of_another_command_is_refused_by_its_name(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        folder.bind({"command": "nas.proxy", **CONDITIONS}, {})
+        with pytest.raises(UserError, match=r"holds a run of nas\.proxy\. Choose another --run-d"):
+            folder.bind({"command": "nas.run", "w": -0.07, **CONDITIONS}, {})
+
+
 def test_images_in_a_folder_of_another_name_are_the_same_data(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         folder.bind({**CONDITIONS, "data": "photos", "fingerprint": "ab12"}, {})

@@ -218,7 +218,7 @@ def test_two_ray_workers_give_what_one_process_gives(
     process = _start(argv, GRID_SECONDS="0.3")
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
-    assert "2 x 1 thread on Ray Tune" in output
+    assert "2 at a time (1 thread each) on Ray Tune" in output
     counts = Counter(calls.read_text().splitlines())
     assert (len(counts), set(counts.values())) == (18, {1})
     assert main(arguments(baseline, tmp_path / "alone", "--full", "--seeds", "2")) == 0

@@ -114,7 +114,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert list(tmp_path.iterdir()) == []
     output = capsys.readouterr().out
     assert "T = 1.2G multiply-adds" in output
-    assert "plan    50 trials x 5 epochs by guided, 1 x 1 thread in this process" in output
+    assert (
+        "plan    50 trials x 5 epochs by guided, 1 at a time (1 thread) in this process" in output
+    )
 
 
 def test_a_dry_run_says_what_a_begun_folder_would_refuse(
@@ -271,18 +273,16 @@ def test_flags_that_cannot_be_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     "flags",
     [
-        *(["--trials", "0"], ["--epochs", "0"], ["--finalists", "-1"], ["--target-flops", "many"]),
+        *(["--trials", "0"], ["--epochs", "0"], ["--finalists", "-1"]),
         *(["--seed", "-1"], ["--seed", str(2**32)], ["--trial-minutes", "nan"]),
-        *(["--min-epochs", "0"], ["--reduction", "1"], ["--latency-batch", "0"], ["--cost", "eur"]),
+        *(["--min-epochs", "0"], ["--reduction", "1"], ["--latency-batch", "0"]),
     ],
 )
 def test_numbers_out_of_range_are_refused(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        _main(tmp_path / "run", *flags)
-    assert stopped.value.code == 2
-    assert flags[0] in capsys.readouterr().err
+    assert _main(tmp_path / "run", *flags) == 2
+    assert capsys.readouterr().err.startswith(f"error: `{flags[0]}` must ")
     assert not (tmp_path / "run").exists()
 
 

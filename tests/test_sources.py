@@ -164,6 +164,7 @@ class TestRefusals:
                 r"\ANames that look like those of .*train, .*: .*val/cafe\u0301\. Rename",
             ),
             ({"val/a": 2, "val/b": 2}, "has val/ but no train/"),
+            ({"bus": 2, "train": 2}, "train holds no class folders.*none of which has such a name"),
             ({"train/a": 2, "train/b": 2, "val/a": 1, "valid/a": 1}, "would both be"),
             ({"train": 3, "val/a": 1}, "holds no class folders"),
             ({".": 3}, "holds no class folders"),
@@ -187,7 +188,7 @@ class TestRefusals:
 
     def test_archive(self, tmp_path):
         (tmp_path / "images.zip").write_bytes(b"PK")
-        with pytest.raises(DataError, match="is a file; unpack it"):
+        with pytest.raises(DataError, match="is a file and no folder; unpack"):
             load_for_search(str(tmp_path / "images.zip"), size=4)
 
     def test_no_image_opens(self, tmp_path):

@@ -121,7 +121,10 @@ def test_the_plan_and_the_next_command(
     assert _main(finished, "--trials", "4") == 0
     output = capsys.readouterr().out
     assert "shared  one supernet of " in output
-    assert "plan    4 trials of its weights by guided, 1 x 1 thread in this process" in output
+    assert (
+        "plan    4 trials of its weights by guided, 1 at a time (1 thread) in this process"
+        in output
+    )
     assert "supernet 0:0" not in output  # it is trained
     following = next(line for line in output.splitlines() if line.startswith("next "))
     assert "scaling_search.grid" in following

@@ -186,7 +186,8 @@ def test_auto_workers_fill_the_cores_as_far_as_memory_goes() -> None:
     ]
     assert auto.held_by(10**12, 0).count == 8
     assert auto.held_by(10**10, 10**9).describe() == (
-        "4 x 1 thread on Ray Tune (auto: 8 cores; 2.0 GB each of 8.0, 80% of the free)"
+        "4 at a time (1 thread each) on Ray Tune "
+        "(auto: 8 cores; 2.0 GB each of 8.0, 80% of the free)"
     )
 
 
@@ -226,7 +227,10 @@ def test_auto_workers_are_in_the_plan(
     monkeypatch.setattr(module, "num_cores", lambda: 5)
     monkeypatch.setattr("nas.search.tuning.available_memory", lambda: 4 * 10**9)
     assert run.main(_flags(folder, "--workers", "auto", *given)) == 0
-    expected = ", 3 x 1 thread on Ray Tune (auto: 5 cores; 1.0 GB each of 3.2, 80% of the free)\n"
+    expected = (
+        ", 3 at a time (1 thread each) on Ray Tune "
+        "(auto: 5 cores; 1.0 GB each of 3.2, 80% of the free)\n"
+    )
     assert expected in capsys.readouterr().out
     assert not (folder / "run").exists()
 

@@ -255,7 +255,9 @@ def open_source(source: str, *, follow_links: bool = False) -> Source:
         if is_folder:
             return folder_source(path, follow_links=follow_links)
         if exists:
-            raise DataError(f"{printable(source)} is a file; unpack it. {ACCEPTED}")
+            raise DataError(
+                f"{printable(source)} is a file and no folder; unpack an archive. {ACCEPTED}"
+            )
     dataset = torchvision_class(name)
     if dataset is None:
         raise DataError(f"{printable(source, 200)} does not exist. {ACCEPTED}")

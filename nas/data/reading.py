@@ -134,7 +134,13 @@ def left_out(skipped: Sequence[str]) -> tuple[str, ...]:
     """What is said of images that were left out on request."""
     if not skipped:
         return ()
-    return (f"{len(skipped):,} images that cannot be used were left out: {some(skipped, '; ')}.",)
+    one = len(skipped) == 1
+    were = (
+        "1 image that cannot be used was"
+        if one
+        else f"{len(skipped):,} images that cannot be used were"
+    )
+    return (f"{were} left out: {some(skipped, '; ')}.",)
 
 
 def some(lines: Sequence[str], separator: str) -> str:

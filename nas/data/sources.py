@@ -23,9 +23,9 @@ from nas.data.stratify import three_way
 from nas.untrusted import printable
 
 ACCEPTED = (
-    "`--data` takes: digits; a folder with train/ and val/ or test/, or a folder of class folders; "
-    "a torchvision dataset, CIFAR10 or CIFAR10@/path/to/root (torchvision:CIFAR10 where a folder "
-    "has that name; its default root is ./data)."
+    "`--data` takes: digits; a folder with train/ and val/ or test/, or a folder of class folders, "
+    "none of which has such a name; a torchvision dataset, CIFAR10 or CIFAR10@/path/to/root "
+    "(torchvision:CIFAR10 where a folder has that name; its default root is ./data)."
 )
 
 

@@ -187,6 +187,8 @@ def _save_onnx(program: ExportedProgram, path: Path, opset: int | None) -> dict[
             f"--opset {opset} cannot be reached: PyTorch {torch.__version__} gave opset {reached}. "
             f"Choose --opset {reached} or leave it out."
         )
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # notes for debugging, half as large as a small network
     exported.save(path, external_data=False)
     return {"opset": reached}
 

@@ -123,7 +123,8 @@ def choice_lines(
     remedies = ["train longer; finished trials are reused, the proxy's as a cheaper setting"]
     if proxy.noise.reliability < MIN_RELIABILITY:
         remedies.append(
-            "or take more images (--max-images, in a new --run-dir): few to judge by make noise"
+            "or judge by more images, if there are more: few make noise (--max-images or "
+            "--val-images, in a new --run-dir)"
         )
     return remedies
 
