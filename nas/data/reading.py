@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nas.cli import plural
 from nas.data.images import DataError, Reading
 from nas.data.sources import Images
 from nas.ram import available_memory
@@ -134,13 +135,9 @@ def left_out(skipped: Sequence[str]) -> tuple[str, ...]:
     """What is said of images that were left out on request."""
     if not skipped:
         return ()
-    one = len(skipped) == 1
-    were = (
-        "1 image that cannot be used was"
-        if one
-        else f"{len(skipped):,} images that cannot be used were"
-    )
-    return (f"{were} left out: {some(skipped, '; ')}.",)
+    number, were = len(skipped), "was" if len(skipped) == 1 else "were"
+    unusable = f"{plural(number, 'image')} that cannot be used {were} left out"
+    return (f"{unusable}: {some(skipped, '; ')}.",)
 
 
 def some(lines: Sequence[str], separator: str) -> str:
