@@ -15,9 +15,11 @@ hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    """Small tensors on few cores: more threads only wait for each other."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin each test alike, whichever ran before it in this process: with torch's own random
+    numbers from their start, and one thread, as more would only wait for each other."""
+    torch.default_generator.manual_seed(0)
     torch.set_num_threads(1)
 
 

@@ -48,13 +48,15 @@ def _gradients(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [*itertools.product((1, 3, 5, 7), (1, 2))])
-@pytest.mark.parametrize("groups", [1, 2, 6], ids=["dense", "grouped", "depthwise"])
+@pytest.mark.parametrize("groups", [1, 2, 8], ids=["dense", "grouped", "depthwise"])
 def test_a_convolution_and_its_gradients_are_pytorchs(
     groups: int, kernel: int, stride: int
 ) -> None:
+    # With fewer than eight inputs, oneDNN writes beyond the gradient of a strided 1x1 kernel, which
+    # can abort the process (torch 2.15 on AVX2; glibc's MALLOC_CHECK_=3 shows it every time).
     for side, bias in itertools.product(SIDES, (False, True)):
-        module = _convolution(6, kernel, stride, groups, bias)
-        x = torch.randn(5, 6, *side).to(memory_format=torch.channels_last)
+        module = _convolution(8, kernel, stride, groups, bias)
+        x = torch.randn(5, 8, *side).to(memory_format=torch.channels_last)
         expected, exact = _exact(module, x)
         for images in (x, x.contiguous()):
             y, found = _gradients(module, images)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -217,10 +216,3 @@ def test_row_4_a_lack_of_memory_names_the_remedy(
     assert error.count("\n") == 1
     state = checkpoint.load(out).state
     assert (state and state["trainer"]["epoch"]) == (1 if network == "hungry" else None)
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -167,14 +166,12 @@ def test_all_cores_are_taken_where_they_are_clearly_faster(
 
 
 @pytest.fixture
-def unfinished(finished: Path, tmp_path: Path) -> Iterator[Path]:
+def unfinished(finished: Path, tmp_path: Path) -> Path:
     """A training killed after its last epoch, before its model was written."""
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(finished / "checkpoint.pt", out)
-    threads = torch.get_num_threads()
-    yield out
-    torch.set_num_threads(threads)
+    return out
 
 
 def test_a_dry_run_says_what_is_left_and_what_would_be_refused(
