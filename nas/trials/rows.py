@@ -1,7 +1,7 @@
 """The trials of a study as rows of Optuna's tables, written and read at once.
 
 Optuna's own storage writes a trial piece by piece, two statements for every attribute and
-parameter: more than half of what an empty trial cost.
+parameter: half of what an empty trial cost.
 """
 
 import json
