@@ -131,7 +131,7 @@ class Prepared:
         """What is about to happen, and how long it takes."""
         settings, macs = self.settings, sorted(count(a).macs for a in self.networks)
         epochs = settings.epochs * settings.seeds * len(self.networks)
-        alone = estimate(self.task, self.workers, [(typical(self.networks), epochs)])
+        alone = estimate(self.task, self.workers, [(typical(self.networks), epochs)], studies=1)
         shared = self.job(0).seconds_of_training() * settings.supernet_seeds
         whole = None if alone is None else alone + shared
         parts = "" if alone is None else f"alone {format_duration(alone)}, "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nas.cli import UserError, format_duration, plural
 from nas.costs.metrics import Metric, typical
 from nas.costs.named import cost_conditions
-from nas.search.session import about, estimate
+from nas.search.session import about, estimate, seconds_of_starts
 from scaling_search.candidates import Candidate, candidates_table, find_candidates, spread
 from scaling_search.options import FINEST, with_classes
 from scaling_search.pixel_steps import suggesting_steps
@@ -131,16 +131,23 @@ class Plan:
 
     def _budget_line(self) -> str:
         settings, number = self.settings, len(self.candidates)
-        every = number * settings.seeds
-        budget = self.schedule.budget
+        every, schedule = number * settings.seeds, self.schedule
+        budget = schedule.budget
         kind = "all" if settings.full else f"a race of at most {budget} of"
-        time_needed = None if self.seconds is None else self.seconds * budget / self.workers.count
+        time_needed = self._seconds_of(budget, schedule.rounds)
         hours = "" if settings.hours is None else f", within {settings.hours:g} h"
         return (
             f"plan    {kind} {every} trainings ({number} networks x "
             f"{plural(settings.seeds, 'seed')}) of {plural(settings.epochs, 'epoch')}{hours}, "
             f"{self.workers.describe()} · {about(time_needed)}"
         )
+
+    def _seconds_of(self, trainings: int, rounds: int) -> float | None:
+        """Of so many typical trainings in so many rounds; None: no telling."""
+        if self.seconds is None:
+            return None
+        starts = seconds_of_starts(self.workers, rounds)
+        return starts + self.seconds * trainings / self.workers.count
 
     def is_known(self, run: "Run") -> bool:
         """Whether a training of the schedule is in the run folder."""
@@ -155,11 +162,9 @@ class Plan:
             UserError: They do not, as far as can be told.
         """
         hours = self.settings.hours
-        if hours is None or self.seconds is None:
-            return
         left = sum(not self.is_known((candidate, 0)) for candidate in self.candidates)
-        needed = self.seconds * left / self.workers.count
-        if needed > hours * 3600:
+        needed = self._seconds_of(left, rounds=int(left > 0))
+        if hours is not None and needed is not None and needed > hours * 3600:
             have_none = " that have none yet" if left < len(self.candidates) else ""
             raise UserError(
                 f"`--hours {hours:g}` does not suffice for one training of each of the {left} "

@@ -33,6 +33,11 @@ class Schedule(Protocol):
         ...
 
     @property
+    def rounds(self) -> int:
+        """In which the budget is spent if no network is out before."""
+        ...
+
+    @property
     def fit(self) -> Fit | None:
         """Of what was told so far; None before the first accuracy."""
         ...
@@ -84,6 +89,10 @@ class FullGrid:
     @property
     def budget(self) -> int:
         return len(self.candidates) * self.seeds
+
+    @property
+    def rounds(self) -> int:
+        return self.seeds
 
     @property
     def is_over(self) -> bool:
@@ -151,6 +160,11 @@ class Race:
         self._rounds = 0
 
     @property
+    def rounds(self) -> int:
+        number = len(self.candidates)
+        return 1 + math.ceil((self.budget - number) / self._size(number))
+
+    @property
     def remaining(self) -> list[Candidate]:
         """Candidates that are not out."""
         return [c for c in self.candidates if c.architecture.digest not in self._out]
@@ -202,7 +216,11 @@ class Race:
         chances = self.fit.chances()
         open_ones = [c for c in remaining if self._started[c.architecture.digest] < self.seeds]
         open_ones.sort(key=lambda c: -chances.get(c.architecture.digest, 0.0))
-        return open_ones[: max(self.at_once, math.ceil(len(remaining) / 2))]
+        return open_ones[: self._size(len(remaining))]
+
+    def _size(self, remaining: int) -> int:
+        """Trainings of a round after the first."""
+        return max(self.at_once, math.ceil(remaining / 2))
 
 
 def default_budget(candidates: int, seeds: int) -> int:

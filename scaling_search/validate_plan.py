@@ -83,7 +83,8 @@ class Plan:
         for level in self.levels:
             lines += self._level_lines(level)
         number = settings.epochs * settings.seeds
-        seconds = estimate(self.task, self.workers, ((n, number) for n in self.networks.values()))
+        trainings = ((network, number) for network in self.networks.values())
+        seconds = estimate(self.task, self.workers, trainings, studies=1)
         return [
             *lines,
             f"plan    {len(self.networks)} networks x {plural(settings.seeds, 'seed')} x "

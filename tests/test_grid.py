@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 from nas import train
-from nas.cli import UserError
+from nas.cli import UserError, format_duration
+from nas.search.session import seconds_of_starts
+from nas.workers import Workers
 from scaling_search import family
 from scaling_search.candidates import find_candidates
 from scaling_search.compound import Coefficients
@@ -215,6 +217,12 @@ def test_hours_count_what_is_left_to_train(
         fewer.check_hours()
     with pytest.raises(UserError, match=r"`--hours 1` .* each of the 9 networks, about 2:30:00"):
         replace(plan, known=frozenset()).check_hours()
+    two = replace(plan, known=frozenset(), workers=Workers(count=2))
+    start = seconds_of_starts(two.workers, 1)
+    with pytest.raises(UserError, match=rf"about {format_duration(4500 + start)}\."):
+        two.check_hours()
+    every = seconds_of_starts(two.workers, two.schedule.rounds) + 500 * two.schedule.budget
+    assert two.describe()[-1].endswith(f" · about {format_duration(every)}")
 
     capsys.readouterr()
     assert main(arguments(baseline, run_dir, "--full", "--seeds", "2", "--hours", "1e-9")) == 0

@@ -193,7 +193,7 @@ def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> None:
             return datetime(2026, 1, 1) + timedelta(seconds=wall() % 1e9)
 
     monkeypatch.setattr(time, "time", wall)
-    monkeypatch.setattr("nas.trials.record.datetime", Jumping)
+    monkeypatch.setattr("nas.trials.rows.datetime", Jumping)
     monkeypatch.setattr("optuna.storages._rdb.storage.datetime", Jumping)
 
 
@@ -243,7 +243,7 @@ def test_row_26_the_time_of_day_is_asked_for_to_note_it_only() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in clocks
     }
-    assert found == {"nas/trials/record.py"}  # when a trial began, as Optuna's own do
+    assert found == {"nas/trials/rows.py"}  # when a trial began, as Optuna's own do
 
 
 def test_data_that_is_no_name_at_all() -> None:

@@ -3,6 +3,7 @@
 import random
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from nas.run import Settings
 from nas.search.outlook import expected_epochs
 from nas.search.plan import prepare
-from nas.search.session import seconds_of_starts
+from nas.search.session import estimate, seconds_of_starts
 from nas.trials.halving import Halving
 from nas.workers import Workers
 from search_spaces.cost import count
 from search_spaces.spaces import sample
+from search_spaces.zoo import efficientnet_b0
 
 
 def test_halving_shortens_the_average_trial() -> None:
@@ -75,3 +77,8 @@ def test_starts_of_workers_are_part_of_the_time() -> None:
     assert seconds_of_starts(Workers(count=2), 0) == 0
     first, second, third = (seconds_of_starts(Workers(count=2), studies) for studies in (1, 2, 3))
     assert 0 < third - second == second - first < first  # Ray itself starts once
+
+    task: Any = SimpleNamespace(seconds_of=lambda network: lambda epochs: 3.0 * epochs)
+    trainings = [(efficientnet_b0(), 4), (efficientnet_b0(), 6)]
+    assert estimate(task, Workers(), trainings, studies=2) == 30
+    assert estimate(task, Workers(count=2), trainings, studies=2) == 15 + second

@@ -70,6 +70,15 @@ def test_budget_seeds_and_order_are_kept(
     assert race.next_round() == []
 
 
+@pytest.mark.parametrize(("at_once", "rounds"), [(1, 3), (len(SHARES), 2)])
+def test_rounds_are_announced_as_if_no_network_were_out(at_once: int, rounds: int) -> None:
+    race = _race(2 * len(SHARES), at_once=at_once)
+    assert race.rounds == rounds
+    assert len(_run(race, _noisy(2, noise=0.5))) == rounds  # hardly any is
+    full = FullGrid(candidates=CANDIDATES, seeds=3, target=2.0)
+    assert len(_run(full, _noisy(2))) == full.rounds
+
+
 def test_a_third_of_the_trainings_finds_what_all_find() -> None:
     """30 races: the winner is among the full grid's winners in at least 27."""
     hits, spent = 0, []

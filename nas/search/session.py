@@ -143,13 +143,23 @@ def _save(
 
 
 def estimate(
-    task: "Task", workers: "Workers", trainings: Iterable[tuple[AnyNetwork, int]]
+    task: "Task",
+    workers: "Workers",
+    trainings: Iterable[tuple[AnyNetwork, int]],
+    *,
+    studies: int = 0,
 ) -> float | None:
     """Seconds for trainings of (network, epochs), from a few timed steps of each network.
 
     None where there is no telling, as with a user's evaluator, or a GPU's memory is short.
+
+    Args:
+        task: What is trained.
+        workers: How many train at a time.
+        trainings: Each network with its epochs in all.
+        studies: For so many the start of the workers is counted.
     """
-    total = 0.0
+    total = seconds_of_starts(workers, studies)
     for architecture, epochs in trainings:
         seconds_of = timed(task, workers, architecture)
         if seconds_of is None:

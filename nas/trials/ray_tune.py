@@ -27,14 +27,23 @@ from search_spaces.builder import network_from_json
 _CHECK_SECONDS = 3.0
 """How often to look if there still is a machine that can run a trial."""
 
+_TUNE_SETTINGS = {
+    # Ctrl-C must reach us: Tune's own handler makes `fit` return as if the search were complete.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # no GPU asked, no GPU seen
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other output engine ignores `verbose=0`
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the user
+    # Nobody reads what Tune writes of a trial (JSON, CSV, TensorBoard with four fsyncs) and of them
+    # all every ten seconds: the study has its own record, and Tune's folder is deleted.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",
+}
+"""Read by Ray from the environment."""
+
 
 def execute_on_ray(study: Study, evaluator: Evaluator, workers: Workers) -> None:
     """Run jobs until the study has none left; as `nas.trials.execution.execute`."""
-    # Ctrl-C must reach us: Tune's own handler makes `fit` return as if the search were complete.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # no GPU asked, no GPU seen
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the other output engine ignores `verbose=0`
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths mean what they mean to the user
+    os.environ.update(_TUNE_SETTINGS)
     from ray import tune
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are in our record

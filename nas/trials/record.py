@@ -4,21 +4,20 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, fields
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import optuna
-import sqlalchemy
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
 
 from nas.cli import GOES_ON, UserError
 from nas.trials.evaluate import Outcome
-from nas.trials.rows import read_trials
+from nas.trials.rows import read_trials, write_trial
 from nas.untrusted import printable
 
 _LOCK_SECONDS = 30
@@ -34,9 +33,8 @@ class RecordError(UserError):
 class Record:
     """The trials of one Optuna study in SQLite (WAL).
 
-    A trial is written when it starts and again when it ends. Its parameters go in as one insert:
-    one at a time, as `Trial.suggest_*` and templates do, 42 choices cost 40 ms. What is on disk
-    is an ordinary study that `optuna.load_study` and optuna-dashboard read.
+    A trial is written when it starts and again when it ends. What is on disk is an ordinary study
+    that `optuna.load_study` and optuna-dashboard read.
     """
 
     def __init__(
@@ -70,9 +68,6 @@ class Record:
             found = self._storage.get_study_directions(self._study_id)
             if directions is not None and found != wanted:
                 raise damaged_error(database, f"its study {name!r} has other objectives")
-            self._params = sqlalchemy.Table(
-                "trial_params", sqlalchemy.MetaData(), autoload_with=self._storage.engine
-            )
 
     @classmethod
     def open(cls, database: Path, name: str) -> "Record | None":
@@ -105,38 +100,20 @@ class Record:
         """Write a RUNNING trial; its id in the storage and its number.
 
         What the sampler noted goes where Optuna's samplers look for it, into the trial's system
-        attributes. The choices are written twice, as the attribute `choices` that comes with the
-        trial in one transaction, and as the parameters that other readers of the study look for.
+        attributes. The choices are written twice, as the attribute `choices` and as the parameters
+        that other readers of the study look for.
         """
-        template = FrozenTrial(
-            number=-1,
-            state=TrialState.RUNNING,
-            value=None,
-            datetime_start=datetime.now(),
-            datetime_complete=None,
-            params={},
-            distributions={},
-            user_attrs={**attributes, "choices": dict(params)},
-            system_attrs=dict(sampler_state),
-            intermediate_values={},
-            trial_id=-1,
-        )
-        rows = [
-            {
-                "param_name": name,
-                "param_value": distributions[name].to_internal_repr(value),
-                "distribution_json": distribution_to_json(distributions[name]),
-            }
-            for name, value in params.items()
-        ]
-        with _errors_named(self._database):
-            trial_id = self._storage.create_new_trial(self._study_id, template)
-            if rows:
-                with self._storage.engine.begin() as connection:
-                    connection.execute(
-                        self._params.insert(), [{"trial_id": trial_id, **row} for row in rows]
-                    )
-            return trial_id, self._storage.get_trial_number_from_id(trial_id)
+        with _errors_named(self._database), Session(self._storage.engine) as session:
+            begun = write_trial(
+                session,
+                self._study_id,
+                params=params,
+                distributions=distributions,
+                user_attrs={**attributes, "choices": dict(params)},
+                system_attrs=sampler_state,
+            )
+            session.commit()
+        return begun
 
     def report(self, trial_id: int, epoch: int, value: float) -> None:
         """Write the value of a running trial at a rung."""
