@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 
 _WIDEST = 3
 """Columns of a depthwise kernel that oneDNN's fast gradient takes (v3.13)."""
+_SAFE = 8
+"""Channels from which on oneDNN's gradient of a strided 1x1 kernel keeps to its memory (v3.13 with
+AVX2); with fewer it writes beyond, which may end the process."""
 
 
 class Convolution(nn.Conv2d):
@@ -31,6 +34,9 @@ class Convolution(nn.Conv2d):
 
     @torch.jit.unused
     def _trained(self, x: Tensor) -> Tensor:
+        if self.kernel_size == (1, 1) and self.stride[0] > 1 and self.in_channels < _SAFE:
+            x = x[:, :, :: self.stride[0], :: self.stride[1]]
+            return F.conv2d(x, self.weight, self.bias, groups=self.groups)
         depthwise = 1 < self.groups == self.in_channels == self.out_channels
         if x.shape[2:] == (1, 1) and (depthwise or self.groups == 1):
             return self._of_one_pixel(x, depthwise)
