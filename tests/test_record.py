@@ -2,6 +2,8 @@
 
 import math
 import sqlite3
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -54,7 +56,17 @@ def test_failed_trials_keep_state_and_reason(tmp_path: Path) -> None:
     record.close()
 
 
+@pytest.fixture
+def _far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XYZ-5:30")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize("objectives", [1, 2])
+@pytest.mark.usefixtures("_far_from_greenwich")
 def test_trials_are_those_that_optuna_reads(objectives: int, tmp_path: Path) -> None:
     """But for the parameters; those of another study are not among them."""
     database = tmp_path / "study.db"

@@ -7,7 +7,7 @@ parameter: half of what an empty trial cost.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from math import inf, nan
 from typing import Any
 
@@ -17,6 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
 
+_STORES_UTC = hasattr(TrialModel, "_datetime_start_utc")
+"""Optuna 5 does; before, times were local."""
 _NOT_FINITE = {"INF_POS": inf, "INF_NEG": -inf, "NAN": nan}
 """Numbers that Optuna keeps by name."""
 
@@ -120,4 +122,8 @@ def _number(value: Any, kind: str) -> Any:
 
 
 def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
+    """Local time, as Optuna reads it."""
+    if text is None:
+        return None
+    time = datetime.fromisoformat(text)
+    return time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None) if _STORES_UTC else time
