@@ -26,6 +26,7 @@ from nas.models.trained import (
     write_model,
 )
 from nas.ram import lack_of_memory
+from nas.training import checkpoint
 from nas.training.job import HISTORY, Job, Trained, plan, refuse_changes, train
 from nas.training.options import Settings, prepare
 from nas.training.score import DivergedError
@@ -94,7 +95,9 @@ def _run(settings: Settings, command: str) -> None:
             with _lack_of_memory(job):
                 _finish(job, _train(job, folder), folder)
         except KeyboardInterrupt:
-            print(f"\n^C      finished epochs are saved. Resume with: {command}")
+            begun = (settings.out / checkpoint.NAME).exists()
+            saved = "finished epochs are saved" if begun else "no epoch was finished"
+            print(f"\n^C      {saved}. Resume with: {command}")
             raise
 
 
@@ -149,7 +152,7 @@ def _finish(job: Job, trained: Trained, folder: RunFolder) -> None:
         found = None if split is None else job.answers(trained.network, split)
         metrics |= split_metrics(name, split, found)
         if split is not None and found is not None:
-            classes = by_class(split.labels, found, data.classes)
+            classes = by_class(split.labels, found, data.classes)  # at last of test, if there is
     if classes is not None:
         folder.write(CLASSES, csv_text(classes))
     write_model(

@@ -22,6 +22,7 @@ from PIL import Image
 from nas.train import main
 from nas.training import checkpoint
 from nas.training.pace import choose_threads
+from nas.training.trainer import Trainer
 from search_spaces.files import exclusive
 from tests.trainings import flags
 
@@ -45,7 +46,10 @@ def test_row_24_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
     thread.join()
     assert status == 130
     message = capsys.readouterr().out
-    assert f"Resume with: python -m nas.train --arch {arch} --data {data}" in message
+    wanted = (
+        f"finished epochs are saved. Resume with: python -m nas.train --arch {arch} --data {data}"
+    )
+    assert wanted in message
     assert not (stopped / "model.json").exists()
 
     assert main(flags(arch, data, stopped, 8)) == 0
@@ -56,6 +60,18 @@ def test_row_24_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
         pd.read_csv(out / "history.csv").drop(columns="seconds") for out in (whole, stopped)
     )
     pd.testing.assert_frame_equal(one, other)
+
+
+def test_row_24_ctrl_c_before_the_first_epoch_ends_says_that_none_is_saved(
+    arch: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Trainer, "run_epoch", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    assert main(flags(arch, data, tmp_path, 8)) == 130
+    assert "^C      no epoch was finished. Resume with: python" in capsys.readouterr().out
 
 
 @pytest.mark.slow
