@@ -196,7 +196,11 @@ def test_rule_names_from_search_to_export(
         assert _is_shown(text)
     for name in ("skipped.txt", "model.json", "export/model.json"):
         assert "<img" in texts[name], "a text and JSON show it as it is"
-    assert not any("<img" in text for name, text in texts.items() if name.endswith(".csv"))
+    tables = {name for name, text in texts.items() if name.endswith(".csv") and "<img" in text}
+    assert tables == {"classes.csv"}, "a spreadsheet shows it as it is, but computes formulas"
+    classes = pd.read_csv(out / "classes.csv", dtype=str, keep_default_na=False)
+    for name in (*classes["class"], *classes["taken_for"]):
+        assert not name.startswith(("=", "+", "-", "@"))
     lines = [line for line in texts["report.md"].splitlines() if "<img" in line]
     assert lines
     assert all(line.startswith("    note ") for line in lines), "Markdown takes these as they are"

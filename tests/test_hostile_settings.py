@@ -52,6 +52,7 @@ IMAGES: dict[str, tuple[Mapping[str, Any], Any]] = {
     "val_images": (FOUND, 3),
     "batch_size": (FOUND, 8),
     "flip": (FOUND, False),
+    "balanced": (FOUND, True),
 }
 SHARED = {**FOUND, "evaluator": "supernet", "num_classes": None, "supernet_epochs": 2}
 MEASURED = ({}, None)
@@ -176,6 +177,7 @@ COMMANDS = {
             "ema_decay": ({}, 0.5),
             "augment": ({}, "resized-crop"),
             "flip": ({}, False),
+            "balanced": ({}, True),
             "min_crop_area": ({}, 0.5),
             "stored_pixels": ({}, 33),
             "erasing": ({}, 0.1),
