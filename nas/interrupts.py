@@ -36,6 +36,9 @@ class Interruptible:
         sys.unraisablehook = self._previous_hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        # An interrupt of code that is run from text, as dataclasses are made, has CPython end the
+        # process by SIGINT at its exit, caught or not; other such code lets it forget that.
+        exec("")
 
     def _handle(self, number: int, _: FrameType | None) -> NoReturn:
         self.status = 128 + number

@@ -256,6 +256,32 @@ main(run, Flags, [], prog="x", description="")
 """
 
 
+_FROM_TEXT = """
+import sys
+from tests.test_cli import Flags
+from nas.cli import main
+
+def run(flags):
+    exec("import os, sys, time; os.kill(os.getpid(), int(sys.argv[1])); time.sleep(10)")
+
+sys.exit(main(run, Flags, [], prog="x", description=""))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_sets_the_status_while_code_is_run_from_text(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """As in the import of a dataclass."""
+    (tmp_path / "command.py").write_text(_FROM_TEXT)
+    child = subprocess.run(
+        [sys.executable, "-m", "command", str(int(number))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert child.returncode == 128 + number
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
     root = Path(__file__).parents[1]
