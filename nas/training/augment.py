@@ -178,17 +178,15 @@ class Batches:
             order = even_order(self._split.labels, rng)
         else:
             order = rng.permutation(len(self._split))
-        shape = self._steps, self._batch
         order = order[: self._steps * self._batch]
         if self._loader is None:
-            yield from self._whole_batches(order.reshape(shape), derive_seed(self._seed, epoch))
+            batches = order.reshape(self._steps, self._batch)
+            yield from self._whole_batches(batches, derive_seed(self._seed, epoch))
         else:
-            again = pd.Series(order).groupby(order).cumcount().to_numpy()
-            batches = zip(order.reshape(shape), again.reshape(shape), strict=True)
-            self._plan[:] = [
-                [(epoch, *key) for key in zip(*map(np.ndarray.tolist, pair), strict=True)]
-                for pair in batches
-            ]
+            again = pd.Series(order).groupby(order).cumcount()
+            keys = np.stack([np.full(len(order), epoch), order, again], axis=1)
+            batches = keys.reshape(self._steps, self._batch, 3)
+            self._plan[:] = [[(e, i, k) for e, i, k in batch] for batch in batches.tolist()]
             for images, labels in self._loader:
                 yield sent(images, self._device), sent(labels, self._device)
 
