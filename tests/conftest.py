@@ -6,6 +6,8 @@ import hypothesis
 import pytest
 import torch
 
+from nas.cores import num_cores
+from nas.ram import available_memory
 from nas.train import main as train
 from tests.grid_evaluators import TINY
 from tests.trainings import flags, write_digits, write_tiny
@@ -13,6 +15,18 @@ from tests.trainings import flags, write_digits, write_tiny
 # Time per example says nothing on a shared machine.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.load_profile("default")
+
+
+_WORKER_BYTES = 3 * 2**30
+"""What one of pytest-xdist's processes takes at its peak, with what the tests start beside it."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` is: a process a core, as far as memory goes."""
+    available = available_memory()
+    fitting = num_cores() if available is None else available // _WORKER_BYTES
+    return max(1, min(num_cores(), fitting))
 
 
 @pytest.hookimpl(tryfirst=True)

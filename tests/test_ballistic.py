@@ -211,6 +211,11 @@ CASES = {
     "train": Case(train, same_training, {"driver": 1, "worker": 1}, {**KILLS, "worker": 1}),
 }
 
+cases = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.ray if "workers" in name else ()) for name in CASES],
+)
+
 
 def _bombard(name: str, kinds: Mapping[Kind, int], place: Path) -> None:
     case, rng, pace = CASES[name], random.Random(f"{SEED} {name}"), RAY_PACE
@@ -233,14 +238,14 @@ def _bombard(name: str, kinds: Mapping[Kind, int], place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@cases
 def test_row_1_a_command_that_is_killed_goes_on(name: str, tmp_path: Path) -> None:
     _bombard(name, CASES[name].short, tmp_path)
 
 
 @pytest.mark.ballistic
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", CASES)
+@cases
 def test_row_1_a_command_that_is_killed_again_and_again_goes_on(name: str, tmp_path: Path) -> None:
     _bombard(name, CASES[name].long, tmp_path)
 

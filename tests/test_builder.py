@@ -290,7 +290,8 @@ def accuracy(architecture: BuiltNetwork, *, epochs: int, seed: int) -> float:
 
 
 @pytest.mark.parametrize(
-    "workers", [Workers(), pytest.param(Workers(count=2), marks=pytest.mark.slow)]
+    "workers",
+    [Workers(), pytest.param(Workers(count=2), marks=[pytest.mark.slow, pytest.mark.ray])],
 )
 def test_trials_are_recorded_and_resumed(workers: Workers, tmp_path: Path) -> None:
     base = built("plain", 8)

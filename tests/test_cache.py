@@ -206,6 +206,7 @@ class Looking:
         return float(str(getattr(self._images, "filename", "nothing")) in maps)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_workers_of_ray_map_the_file(pets: Path, tmp_path: Path) -> None:
     data = _load(pets, tmp_path / "cache")

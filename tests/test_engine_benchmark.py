@@ -131,6 +131,7 @@ def test_refuses(
     assert "pip install timm" in capsys.readouterr().err
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_and_the_trials_on_ray_are_measured(photos: Path, tmp_path: Path) -> None:
     command = ["--data", str(photos), "--sections", "overhead", "workers", "--resolutions", "32"]

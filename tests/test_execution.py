@@ -180,6 +180,7 @@ def test_ray_is_not_loaded_without_need(workplace: Path) -> None:
     subprocess.run(**{**command, "args": [sys.executable, "-c", program]}, check=True)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_two_workers_on_ray(workplace: Path) -> None:
     """One run that shows: the evaluator of the working directory is found, every slot ends once,
@@ -210,6 +211,7 @@ def test_two_workers_on_ray(workplace: Path) -> None:
     assert not list(workplace.glob("ray*"))
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_8_failures_on_ray_stop_with_the_user_s_own_traceback(workplace: Path) -> None:
     done = _run(workplace, "failing_later", "--trials", "20", "--workers", "2")
@@ -221,6 +223,7 @@ def test_row_8_failures_on_ray_stop_with_the_user_s_own_traceback(workplace: Pat
     assert "RUNNING" not in set(_trials(workplace).state)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_ray_does_not_have_is_refused(workplace: Path) -> None:
@@ -230,6 +233,7 @@ def test_a_gpu_that_ray_does_not_have_is_refused(workplace: Path) -> None:
     assert "`--gpus-per-trial 0.5` is more than the 0 GPUs that Ray sees. Lower it" in done.stderr
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_search_on_ray(number: signal.Signals, workplace: Path) -> None:
@@ -252,6 +256,7 @@ def test_a_signal_stops_a_search_on_ray(number: signal.Signals, workplace: Path)
     _assert_nothing_was_repeated(workplace, before, 12)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_search_on_ray_goes_on(workplace: Path) -> None:
     flags = ["--trials", "12", "--workers", "2"]

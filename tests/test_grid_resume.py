@@ -209,6 +209,7 @@ def test_the_same_command_again_measures_nothing(
     assert "best    1." in capsys.readouterr().out
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_two_ray_workers_give_what_one_process_gives(
     tmp_path: Path, baseline: Path, calls: Path, monkeypatch: pytest.MonkeyPatch

@@ -120,7 +120,8 @@ class Staged:
 
 
 @pytest.mark.parametrize(
-    "workers", [Workers(), pytest.param(Workers(count=2), marks=pytest.mark.slow)]
+    "workers",
+    [Workers(), pytest.param(Workers(count=2), marks=[pytest.mark.slow, pytest.mark.ray])],
 )
 def test_stopped_trainings_take_no_further_step(workers: Workers, tmp_path: Path) -> None:
     folder = tmp_path / "steps"
@@ -136,6 +137,7 @@ def test_stopped_trainings_take_no_further_step(workers: Workers, tmp_path: Path
     assert not study.results[0].pruned or workers.count > 1
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_a_worker_that_dies_between_rungs_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "steps"

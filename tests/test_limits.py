@@ -150,6 +150,7 @@ def test_a_limit_that_ends_with_its_block_leaves_nothing_behind() -> None:
     assert (0 < left < alarm[0]) if alarm[0] else left == 0
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_7_a_worker_that_hangs_in_c_is_ended(tmp_path: Path) -> None:
     shutil.copy(searching.__file__, tmp_path / "my_module.py")

@@ -12,7 +12,7 @@ from nas.workers import Workers
 from tests.cluster import AWAITED, calls, command, machines
 from tests.searching import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 def _trials(folder: Path) -> pd.DataFrame:

@@ -100,6 +100,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_3_a_worker_that_is_killed_is_retried_twice(mixed: Path) -> None:
     trials, calls = _trials(mixed), _calls(mixed)
@@ -113,6 +114,7 @@ def test_row_3_a_worker_that_is_killed_is_retried_twice(mixed: Path) -> None:
     assert set(others.attempt) == {0}  # what runs beside is not hit
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_5_a_gpu_out_of_memory_on_a_worker_is_tried_again_at_half_the_batch(
     mixed: Path,
@@ -128,6 +130,7 @@ def test_row_5_a_gpu_out_of_memory_on_a_worker_is_tried_again_at_half_the_batch(
     assert set(trials.half_batch[_kind(trials.digest) != 0]) == {False}
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_4_a_host_out_of_memory_trains_again_at_half_the_batch(tmp_path: Path) -> None:
     """Ray kills a worker in mid-training, when it has eaten most of what is left."""
@@ -153,6 +156,7 @@ def test_row_4_a_host_out_of_memory_trains_again_at_half_the_batch(tmp_path: Pat
     assert "COMPLETE" in set(others.state)
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_4_a_host_that_has_no_memory_at_all_fails_its_trials_by_that_name(
     tmp_path: Path,
@@ -172,6 +176,7 @@ def test_row_4_a_host_that_has_no_memory_at_all_fails_its_trials_by_that_name(
     assert "The machine ran low on memory. Use fewer --workers" in done.stdout
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_2_leftovers_of_a_killed_search_are_named_and_hold_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -253,6 +258,7 @@ def test_row_4_a_retry_on_a_worker_of_the_same_kill_is_no_attempt_at_half_the_ba
     assert retries.after(outcome) is None  # a second kill is a second attempt
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_row_4_a_worker_killed_for_memory_as_it_starts_is_one_that_died() -> None:
     """Tune asks a failed trial for its first result, and Ray says what killed the worker."""

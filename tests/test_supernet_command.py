@@ -214,6 +214,7 @@ def _epoch(folder: Path) -> int:
     return state["trainer"]["epoch"]
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_workers_measure_what_this_process_does(tmp_path: Path) -> None:
     job = SupernetJob(space=SPACE, training=training(), epochs=1, drawn=1, seed=0)
