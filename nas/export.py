@@ -92,6 +92,7 @@ def run(settings: Settings) -> int:
     model = load_model(settings.weights, settings.arch)
     check_memory(model.architecture)
     graph = build_graph(model, settings.include_preprocessing)
+    RunFolder(settings.out, "nas.train", "--out").check()
     _refuse_foreign_card(settings.out, model.card_path)
     print(_describe(model))
     if settings.dry_run:

@@ -94,7 +94,7 @@ class RunFolder:
 
     Args:
         path: The folder; it is made.
-        command: What works in it, such as `nas.run`.
+        command: What works in it, such as `nas.run`; empty for who only looks.
         flag: What names it, for messages.
     """
 
@@ -107,7 +107,7 @@ class RunFolder:
 
         Raises:
             FolderError: It cannot be written, or another process holds it.
-            UserError: It is of a newer format, or its manifest cannot be read.
+            UserError: It is of another command or a newer format, or its manifest cannot be read.
         """
         self._lock = exclusive(self.path, self._flag)
         self._lock.__enter__()
@@ -178,10 +178,6 @@ class RunFolder:
         new = json.loads(json.dumps(dict(conditions)))
         if old is None:
             return False
-        if (known := old.get("command")) and known != new.get("command", known):
-            raise UserError(
-                f"{self.path} holds a run of {printable(known, 80)}. Choose another {self._flag}."
-            )
         if "fingerprint" in old and old["fingerprint"] == new.get("fingerprint"):
             old["data"] = new.get("data")
         if changes := differences(old, new):
@@ -195,7 +191,7 @@ class RunFolder:
         """Refuse the manifest as `__enter__` does; nothing is written, and no lock is needed.
 
         Raises:
-            UserError: It is of a newer format, or cannot be read.
+            UserError: It is of another command or a newer format, or cannot be read.
         """
         self._read()
 
@@ -247,9 +243,15 @@ class RunFolder:
             raise _unreadable(file, error) from error
         self._refuse_newer(version, package)
         try:
-            return read_manifest(file)
+            manifest = read_manifest(file)
         except ValueError as error:
             raise _unreadable(file, error) from error
+        if manifest.command and self._command not in ("", manifest.command):
+            raise UserError(
+                f"{self.path} is the folder of a run of {printable(manifest.command, 80)}. "
+                f"Choose another {self._flag}."
+            )
+        return manifest
 
     def _refuse_newer(self, version: object, package: object) -> None:
         if not isinstance(version, int) or version > FORMAT:

@@ -78,7 +78,7 @@ def run(settings: Settings, command: str) -> int:
 
 def _show(settings: Settings) -> None:
     """What the same command would do without `--dry-run`, or refuse."""
-    RunFolder(settings.out, flag="--out").check()
+    RunFolder(settings.out, "nas.train", "--out").check()
     job = prepare(settings)
     if not _is_finished(job, settings.out):
         with _lack_of_memory(job):

@@ -13,10 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from nas import run
+from nas import export, run, train
 from nas.cli import UserError
 from nas.folder import FORMAT, MANIFEST, RunFolder, Stamp, read_manifest, warn_of_changes
 from search_spaces.files import FolderError
+from tests.models import SMALL, trained
 from tests.searching import calls
 
 ROOT = Path(__file__).parents[1]
@@ -268,10 +269,31 @@ def test_changed_conditions_are_refused(
 
 
 def test_the_folder_of_another_command_is_refused_by_its_name(tmp_path: Path) -> None:
-    with RunFolder(tmp_path) as folder:
-        folder.bind({"command": "nas.proxy", **CONDITIONS}, {})
-        with pytest.raises(UserError, match=r"holds a run of nas\.proxy\. Choose another --run-d"):
-            folder.bind({"command": "nas.run", "w": -0.07, **CONDITIONS}, {})
+    with RunFolder(tmp_path, "nas.proxy") as folder:
+        folder.bind(CONDITIONS, {})
+    words = r"is the folder of a run of nas\.proxy\. Choose another --out\."
+    other = RunFolder(tmp_path, "nas.train", "--out")
+    for look in (other.__enter__, other.check, lambda: other.compare(CONDITIONS)):
+        with pytest.raises(UserError, match=words):
+            look()
+    with RunFolder(tmp_path, "nas.proxy") as folder:  # whose lock is free
+        assert folder.bind(CONDITIONS, {})
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_training_and_an_export_leave_the_folder_of_a_search_alone(
+    dry: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = trained(tmp_path / "trained", SMALL)
+    with RunFolder(tmp_path / "run", "nas.run") as folder:
+        folder.bind(CONDITIONS, {})
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    out = [*dry, "--out", str(folder.path)]
+    assert train.main(["--arch", "efficientnet-b0", "--data", "digits", *out]) == 2
+    assert export.main(["--weights", str(weights), *out]) == 2
+    error = capsys.readouterr().err
+    assert error.count("is the folder of a run of nas.run. Choose another --out.") == 2
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
 
 
 def test_images_in_a_folder_of_another_name_are_the_same_data(tmp_path: Path) -> None:
