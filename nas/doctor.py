@@ -136,7 +136,7 @@ def _has_token() -> bool:
 
 def check_data(source: str, *, follow_links: bool = False) -> Iterator[Check]:
     """All that is wrong with the images of a `--data` value, every split of it."""
-    from nas.data.dataset import MAX_NATIVE_SIZE, native_size, open_source
+    from nas.data.dataset import MAX_NATIVE_SIZE, native_size, open_source, uneven
     from nas.data.images import DataError
     from nas.data.scan import scan
 
@@ -154,6 +154,8 @@ def check_data(source: str, *, follow_links: bool = False) -> Iterator[Check]:
         remedy = (f"Repair or remove {files}, or run the commands with --skip-bad.",)
         yield Check("data", "FAIL", seen.summary(), (*problems, *(remedy if seen.bad else ())))
         return
+    if words := uneven(seen.parts["train"].labels, seen.source.classes):
+        yield Check("data", "note", words)
     size = min(size, MAX_NATIVE_SIZE)
     needed = sum(len(part.labels) for part in seen.parts.values()) * 3 * size**2
     found = f"{seen.summary()} · {cli.format_bytes(needed)} in memory at {size} px"

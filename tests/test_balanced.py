@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
-from nas.data.dataset import ImageData, Split, imbalance, single_answer
+from nas.data.dataset import ImageData, Split, single_answer, uneven
 from nas.data.stratify import even_order
 from nas.models.by_class import by_class, weakest
 from nas.models.trained import report, split_metrics
@@ -139,10 +139,11 @@ def test_a_search_says_how_uneven_classes_are_and_binds_how_they_count() -> None
         Task(evaluator=training, training=training, resolution=8, num_classes=3)
         for training in (ProxyTraining(data=_data()), ProxyTraining(data=_data(), balanced=True))
     )
-    assert imbalance(_data().train) == 17
-    assert any(
-        "17 times the images of the smallest; with --balanced" in s for s in plain.describe()
-    )
+    words = uneven(UNEVEN, ["sound", "dent", "rust"])
+    counts = "class 'sound' has 34 images to train on, 'rust' 2"
+    assert words == f"{counts}; with --balanced classes count alike"
+    assert uneven(np.repeat([0, 2], [7, 2]), ["sound", "dent", "rust"]) == ""
+    assert any("34 images to train on" in line for line in plain.describe())
     assert any("classes count alike" in line for line in even.describe())
     assert "balanced" not in plain.conditions  # as folders have it that were begun before
     assert even.conditions == plain.conditions | {"balanced": True}
@@ -162,6 +163,7 @@ def test_a_training_tells_of_each_class_and_binds_how_they_count(
     out = tmp_path / "out"
     assert train(flags(arch, pets, out, 2, "--balanced")) == 0
     printed = capsys.readouterr().out
+    assert "--balanced" not in printed
     assert re.search(r"accuracy 0\.\d{4} · mean of the classes' 0\.\d{4} · most frequent", printed)
     table = pd.read_csv(out / "classes.csv")
     assert list(table["class"]) == ["'=fish", "cat", "dog"]
@@ -173,10 +175,12 @@ def test_a_training_tells_of_each_class_and_binds_how_they_count(
     assert "balanced" in capsys.readouterr().err
 
 
-def test_without_it_a_recipe_is_written_as_it_always_was(
-    pets: Path, arch: Path, tmp_path: Path
+def test_without_it_a_recipe_is_written_as_it_always_was_and_a_note_says_how_uneven_classes_are(
+    pets: Path, arch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(flags(arch, pets, tmp_path / "out", 1)) == 0
+    note = "\nnote    class 'cat' has 24 images to train on, '=fish' 3; with --balanced classes"
+    assert note in capsys.readouterr().out
     assert "balanced" not in json.loads((tmp_path / "out/model.json").read_text())["recipe"]
 
 

@@ -87,6 +87,13 @@ def test_duplicates_are_a_note(tmp_path: Path) -> None:
     assert "in train too" in note.found
 
 
+def test_uneven_classes_are_a_note(tmp_path: Path) -> None:
+    root = plant(tmp_path / "parts", {"train/sound": 8, "train/dent": 2, "train/rust": 3})
+    note, data = doctor.check_data(str(root))
+    assert (note.status, data.status) == ("note", "ok")
+    assert note.found.startswith("class 'sound' has 8 images to train on, 'dent' 2; with --bal")
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     check = next(machine.check_disk(tmp_path / "file" / "run"))

@@ -25,6 +25,7 @@ MAX_NATIVE_SIZE = 224
 """Side in px of the store where none is asked for and the images are larger."""
 
 _SAMPLE = 200  # headers read to find the native size
+_UNEVEN = 4  # times the images of the smallest class in the largest, from which a note says so
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,10 +225,17 @@ def single_answer(split: Split) -> float:
     return 1 / len(np.unique(split.labels))
 
 
-def imbalance(split: Split) -> float:
-    """Images of the largest class over those of the smallest that has any, at least 1."""
-    counts = np.unique(split.labels, return_counts=True)[1]
-    return float(counts.max() / counts.min())
+def uneven(labels: np.ndarray, classes: Sequence[str]) -> str:
+    """What is to be said of classes of which one has four times the images of another, or more;
+    empty where none has."""
+    present, counts = np.unique(labels, return_counts=True)
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] < _UNEVEN * counts[least]:
+        return ""
+    return (
+        f"class {classes[present[most]]!r} has {counts[most]:,} images to train on, "
+        f"{classes[present[least]]!r} {counts[least]:,}; with --balanced classes count alike"
+    )
 
 
 def open_source(source: str, *, follow_links: bool = False) -> Source:

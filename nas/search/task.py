@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 _OVERHEAD = 1.1
 """Time of a trial over that of its training steps, but for the judging: its start, its batch-norm
 statistics, and what a busy machine takes."""
-_UNEVEN = 4
-"""Images of the largest class over those of the smallest, from which a note says so."""
 _FORWARD = 1 / 3
 """Time of judging an image over that of training on it."""
 
@@ -86,19 +84,17 @@ class Task:
 
     def _balance(self) -> "Iterator[str]":
         """What is to be said of large and small classes."""
-        from nas.data.dataset import imbalance
+        from nas.data.dataset import uneven
 
         assert self.training is not None
+        data = self.training.data
         if self.training.balanced:
             yield (
                 "classes count alike: drawn equally often in training, and accuracy is the mean of "
                 "theirs"
             )
-        elif (times := imbalance(self.training.data.train)) >= _UNEVEN:
-            yield (
-                f"the largest class has {times:.0f} times the images of the smallest; with "
-                "--balanced both count alike"
-            )
+        elif words := uneven(data.train.labels, data.classes):
+            yield words
 
     @property
     def skipped(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from nas.cli import MAX_SEED, UserError
 from nas.cores import num_cores
 from nas.data.cache import Cache
-from nas.data.dataset import ImageData, load_for_training
+from nas.data.dataset import ImageData, load_for_training, uneven
 from nas.folder import Stamp, warn_of_changes
 from nas.training.job import Job
 from nas.training.parts import choose_device
@@ -166,7 +166,8 @@ def _load(settings: Settings, resolution: int, recipe: Recipe) -> ImageData:
         cache=Cache(settings.cache_dir or settings.out / "cache", is_read_only=settings.dry_run),
     )
     print(f"data    {data.summary()}")
-    for notice in data.notices:
+    words = "" if recipe.balanced else uneven(data.train.labels, data.classes)
+    for notice in (*data.notices, *filter(None, [words])):
         print(f"note    {notice}")
     return data
 
