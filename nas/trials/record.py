@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from nas.cli import GOES_ON, UserError
 from nas.trials.evaluate import Outcome
-from nas.trials.rows import read_trials, write_trial
+from nas.trials.rows import end_trial, read_trials, write_trial, write_user_attributes
 from nas.untrusted import printable
 
 _LOCK_SECONDS = 30
@@ -126,8 +126,8 @@ class Record:
         if outcome.reused_from:  # before the outcome, which is read with it
             for epoch, value in curve.items():
                 self.report(trial_id, epoch, value)
-        with _errors_named(self._database):
-            self._storage.set_trial_user_attr(trial_id, "outcome", asdict(outcome))
+        with _errors_named(self._database), self._storage.engine.begin() as connection:
+            write_user_attributes(connection, trial_id, {"outcome": asdict(outcome)})
 
     def end(
         self,
@@ -138,15 +138,15 @@ class Record:
     ) -> None:
         """End a trial: COMPLETE with its values; PRUNED, where the outcome says so, or FAIL."""
         state = TrialState.PRUNED if outcome.reason == "pruned" else TrialState.FAIL
-        with _errors_named(self._database):
-            written = self._storage.get_trial(trial_id).system_attrs if sampler_state else {}
-            for key, note in sampler_state.items():
-                if key not in written or written[key] != note:
-                    self._storage.set_trial_system_attr(trial_id, key, note)
-            if values is not None:
-                self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
-            else:
-                self._storage.set_trial_state_values(trial_id, state)
+        with _errors_named(self._database), Session(self._storage.engine) as session:
+            end_trial(
+                session,
+                trial_id,
+                state=state if values is None else TrialState.COMPLETE,
+                values=values or (),
+                system_attrs=sampler_state,
+            )
+            session.commit()
 
     def close(self) -> None:
         """Release the database."""

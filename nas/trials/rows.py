@@ -6,13 +6,13 @@ parameter: half of what an empty trial cost.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import inf, nan
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.storages._rdb.models import TrialModel
+from optuna.storages._rdb.models import TrialModel, TrialValueModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import Session
@@ -49,26 +49,67 @@ def write_trial(
     session.flush()
     trial_id: Any = trial.trial_id
 
-    def insert(table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        values = [(trial_id, *row) for row in rows]
-        if values:
-            places = ", ".join("?" * len(values[0]))
-            query = f"INSERT INTO {table} (trial_id, {columns}) VALUES ({places})"
-            session.connection().exec_driver_sql(query, values)
-
-    for table, attrs in (
-        ("trial_user_attributes", user_attrs),
-        ("trial_system_attributes", system_attrs),
-    ):
-        pairs = ((key, json.dumps(value)) for key, value in attrs.items())
-        insert(table, '"key", value_json', pairs)
+    connection = session.connection()
+    _write_attributes(connection, "trial_user_attributes", trial_id, user_attrs)
+    _write_attributes(connection, "trial_system_attributes", trial_id, system_attrs)
     kinds = ((name, distributions[name], value) for name, value in params.items())
-    insert(
-        "trial_params",
-        "param_name, param_value, distribution_json",
-        ((name, of.to_internal_repr(value), distribution_to_json(of)) for name, of, value in kinds),
+    _insert(
+        connection,
+        "trial_params (trial_id, param_name, param_value, distribution_json)",
+        (
+            (trial_id, name, of.to_internal_repr(value), distribution_to_json(of))
+            for name, of, value in kinds
+        ),
     )
     return trial_id, number
+
+
+def write_user_attributes(
+    connection: Connection, trial_id: int, attributes: Mapping[str, Any]
+) -> None:
+    """Set attributes of a trial, as Optuna's `set_trial_user_attr` does, one or more."""
+    _write_attributes(connection, "trial_user_attributes", trial_id, attributes)
+
+
+def end_trial(
+    session: Session,
+    trial_id: int,
+    *,
+    state: TrialState,
+    values: Sequence[float],
+    system_attrs: Mapping[str, Any],
+) -> None:
+    """End a RUNNING trial, as Optuna's `set_trial_system_attr` and `set_trial_state_values` do, in
+    the transaction of the session."""
+    trial: Any = session.get_one(TrialModel, trial_id)
+    trial.state, trial.datetime_complete = state, datetime.now()
+    stored = map(TrialValueModel.value_to_stored_repr, values)
+    connection = session.connection()
+    _write_attributes(connection, "trial_system_attributes", trial_id, system_attrs)
+    _insert(
+        connection,
+        "trial_values (trial_id, objective, value, value_type)",
+        ((trial_id, i, value, kind.name) for i, (value, kind) in enumerate(stored)),
+    )
+
+
+def _write_attributes(
+    connection: Connection, table: str, trial_id: int, attributes: Mapping[str, Any]
+) -> None:
+    _insert(
+        connection,
+        f'{table} (trial_id, "key", value_json)',
+        ((trial_id, key, json.dumps(value)) for key, value in attributes.items()),
+        'ON CONFLICT (trial_id, "key") DO UPDATE SET value_json = excluded.value_json',
+    )
+
+
+def _insert(
+    connection: Connection, columns: str, rows: Iterable[tuple[Any, ...]], otherwise: str = ""
+) -> None:
+    if values := list(rows):
+        places = ", ".join("?" * len(values[0]))
+        connection.exec_driver_sql(f"INSERT INTO {columns} VALUES ({places}) {otherwise}", values)
 
 
 def read_trials(connection: Connection, study_id: int) -> Iterator[FrozenTrial]:
