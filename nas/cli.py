@@ -8,7 +8,8 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Container, Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
@@ -41,6 +42,10 @@ GOES_ON = "What is finished is kept, and the same command goes on."
 
 MAX_SEED = 2**32 - 1
 """Sums with it are seeds that torch and numpy take."""
+
+Sections = Mapping[str, Sequence[str]]
+"""Parts of a command's `--help`: what they are about -> names of flags. A class of settings has
+them as `SECTIONS`, before those that it inherits; flags in none of them come first."""
 
 Settings = TypeVar("Settings")
 
@@ -140,7 +145,8 @@ def main(
         prog=prog,
         description=description,
         registry=_flags_of(settings),
-        config=(tyro.conf.DisallowNone,),  # None is to leave the flag out
+        # None is to leave the flag out; a section is no part of a flag's name.
+        config=(tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes),
     )
     with Interruptible() as interruption:
         try:
@@ -169,19 +175,40 @@ def _flags_of(settings: type[Any]) -> ConstructorRegistry:
     """How flags become settings, and how `--help` shows them.
 
     What is parsed makes the settings when it is called, since tyro names the class in what that
-    raises. The help has required flags first, docstrings as running text, and of the defaults those
-    that the text does not tell.
+    raises. The help has required flags first, sections last, docstrings as running text, and of the
+    defaults those that the text does not tell.
     """
     info = StructTypeInfo.make(settings, tyro.MISSING_NONPROP, in_union_context=False)
     spec = ConstructorRegistry.get_struct_spec(info)
     assert isinstance(spec, StructConstructorSpec)
-    shown = map(_shown, spec.fields)
-    ordered = sorted(shown, key=lambda field: field.default is not tyro.MISSING_NONPROP)
-    made = partial(partial, settings)
-    spec = replace(spec, instantiate=made, fields=tuple(ordered))
+    shown = {field.name: _shown(field) for field in spec.fields}
+    specs: dict[type[Any], StructConstructorSpec] = {}
+    sections: list[StructFieldSpec] = []
+    for about, names in _sections_of(settings).items():
+        section, flags = type(about, (), {}), tuple(map(shown.pop, names))
+        specs[section] = replace(spec, instantiate=dict, fields=flags)
+        sections.append(
+            StructFieldSpec(name=about, type=section, default=tyro.MISSING_NONPROP, helptext="")
+        )
+
+    def made(**given: Any) -> Callable[[], Any]:
+        parts = [given.pop(section.name) for section in sections]
+        return partial(settings, **dict(ChainMap(given, *parts)))
+
+    first = sorted(shown.values(), key=lambda field: field.default is not tyro.MISSING_NONPROP)
+    specs[settings] = replace(spec, instantiate=made, fields=(*first, *sections))
     registry = ConstructorRegistry()
-    registry.struct_rule(lambda info: spec if info.type is settings else None)
+    registry.struct_rule(lambda info: specs.get(info.type))
     return registry
+
+
+def _sections_of(settings: type[Any]) -> dict[str, list[str]]:
+    """Those of a class and of its bases, its own first."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for one in settings.__mro__:
+        for about, names in vars(one).get("SECTIONS", {}).items():
+            found[about] += names
+    return found
 
 
 def _shown(field: StructFieldSpec) -> StructFieldSpec:

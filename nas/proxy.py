@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from nas.cli import (
     OptionalNumber,
+    Sections,
     UserError,
     command_line,
     format_number,
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrialOptions):
     """Flags of `nas.proxy`."""
+
+    SECTIONS: ClassVar[Sections] = {
+        "search": ("space", "target_flops", "w", "hard"),
+    }
 
     run_dir: Path = Path("runs/proxy")
     """Where the record is kept; the same command on the same folder resumes, and another number of

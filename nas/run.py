@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nas.cli import OptionalNumber, UserError, command_line
+from nas.cli import OptionalNumber, Sections, UserError, command_line
 from nas.cli import main as cli_main
 from nas.cores import limit_threads
 from nas.costs.reward import DEFAULT_W
@@ -27,6 +27,20 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Settings(TrialOptions):
     """Flags of `nas.run`."""
+
+    SECTIONS: ClassVar[Sections] = {
+        "reward": ("cost", "target_cost", "w", "hard", "pareto", "latency_batch"),
+        "search": (
+            "space",
+            "strategy",
+            "halving",
+            "min_epochs",
+            "reduction",
+            "supernet_epochs",
+            "supernet_drawn",
+        ),
+        "finalist": ("finalists", "finalist_epochs", "finalist_seeds"),
+    }
 
     run_dir: Path = Path("runs/search")
     """Where the record is kept; the same command on the same folder resumes."""

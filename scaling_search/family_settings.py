@@ -4,7 +4,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from nas import cli
 from nas.costs.metrics import MACS, PARAMS, Metric
@@ -32,6 +32,19 @@ class Targets:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Give the coefficients by --constants, by --alpha --beta --gamma, or by --released."""
+
+    SECTIONS: ClassVar[cli.Sections] = {
+        "member": (
+            "phi",
+            "target_flops",
+            "target_params",
+            "target_latency",
+            "target_memory",
+            "at_most",
+        ),
+        "scaling": ("depth_rounding", "resolution_step"),
+        "measurement": ("measure", "device", "threads", "train_batch"),
+    }
 
     baseline: str | None = None
     """An architecture's JSON file, a zoo name, or your own builder as my_module:build@64; without

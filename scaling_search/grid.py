@@ -6,9 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from nas.cli import UserError, command_line
+from nas.cli import Sections, UserError, command_line
 from nas.cli import main as cli_main
 from nas.search.options import CARRIED_OVER
 from nas.search.session import run_session
@@ -34,6 +34,19 @@ _CENTURY = 876_600.0
 @dataclass(frozen=True, kw_only=True)
 class Settings(ScalingOptions):
     """Flags of `scaling_search.grid`."""
+
+    SECTIONS: ClassVar[Sections] = {
+        "candidate": (
+            "candidates",
+            "step",
+            "tolerance",
+            "ratio",
+            "max_alpha",
+            "max_beta",
+            "max_gamma",
+            "select",
+        ),
+    }
 
     run_dir: Path = Path("runs/grid")
     """Where the record is kept; the same command on the same folder resumes."""

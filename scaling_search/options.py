@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from nas.cli import Sections
 from nas.costs.metrics import Metric
 from nas.costs.named import CostName, load_metric
 from nas.folder import warn_of_changes
@@ -26,6 +27,10 @@ with no more."""
 @dataclass(frozen=True, kw_only=True)
 class ScalingOptions(TrialOptions):
     """Base of the `Settings` of `scaling_search.grid` and `scaling_search.validate`."""
+
+    SECTIONS: ClassVar[Sections] = {
+        "scaling": ("cost", "latency_batch", "depth_rounding", "resolution_step"),
+    }
 
     baseline: str
     """The network to scale: the baseline.json of nas.run, a zoo name, or your own builder as

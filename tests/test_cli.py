@@ -7,17 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas import proxy, run
 from nas.cli import (
     Number,
     OptionalNumber,
+    Sections,
     UserError,
     command_line,
     format_duration,
@@ -26,11 +28,26 @@ from nas.cli import (
     parse_number,
     plural,
 )
+from nas.training.options import Settings as Training
+from scaling_search import grid, validate
+from scaling_search.family_settings import Settings as Family
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
+class Base:
+    """What others inherit."""
+
+    SECTIONS: ClassVar[Sections] = {"pace": ("careful",), "last": ("gpus",)}
+
+    careful: bool = True
+    gpus: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Base):
     """One of every kind."""
+
+    SECTIONS: ClassVar[Sections] = {"name": ("name", "folder"), "pace": ("fast",)}
 
     count: int = 3
     rate: float = -0.07
@@ -46,8 +63,6 @@ class Flags:
     maybe: str | None = None
     folder: Path = Path("runs/a")
     fast: bool = False
-    careful: bool = True
-    gpus: float | None = None
     phi: tuple[int, ...] = (1, 2)
 
     def __post_init__(self) -> None:
@@ -118,11 +133,11 @@ def test_the_command_line_leaves_defaults_out() -> None:
     target = parse_number("8.2M")
     settings = Flags(folder=Path("runs/my run"), fast=True, careful=False, target=target)
     assert command_line("nas.run", settings) == (
-        "python -m nas.run --target 8.2M --folder 'runs/my run' --fast --no-careful"
+        "python -m nas.run --no-careful --target 8.2M --folder 'runs/my run' --fast"
     )
     assert command_line("x", settings, only=("fast",)) == "python -m x --fast"
     exact = Flags(target=5_000_001, limit=30e6, gpus=2e6)
-    assert command_line("x", exact) == "python -m x --target 5000001 --limit 30M --gpus 2000000"
+    assert command_line("x", exact) == "python -m x --gpus 2000000 --target 5000001 --limit 30M"
 
 
 _texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1).filter(
@@ -163,7 +178,42 @@ def test_the_help_is_running_text_and_tells_no_default_that_is_none(
     )
     assert "By default none.  " in shown
     hints = re.findall(r"\(default: (.*?)\)", shown)
-    assert hints == ["3", "-0.07", "400M", "1", "x", "runs/a", "yes", "1 2"]
+    assert hints == ["3", "-0.07", "400M", "1", "1 2", "x", "runs/a", "yes"]
+
+
+def test_the_help_is_in_sections_with_what_is_inherited_last(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        _parse(["--help"])
+    titles = r"([a-z]+(?= options))"
+    shown = re.findall(rf"(?m)^\W*(?:{titles}|--(?!no-)([a-z]+))", capsys.readouterr().out)
+    first = ["count", "rate", "target", "limit", "times", "maybe", "phi"]
+    assert [flag or f"[{about}]" for about, flag in shown] == [
+        *first,
+        "[name]",
+        "name",
+        "folder",
+        "[pace]",
+        "fast",
+        "careful",
+        "[last]",
+        "gpus",
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [run.Settings, proxy.Settings, grid.Settings, validate.Settings, Family, Training],
+)
+def test_most_flags_of_a_command_are_in_sections(settings: Any) -> None:
+    names = [field.name for field in fields(settings)]
+    sections = [vars(one).get("SECTIONS", {}) for one in settings.__mro__]
+    told = [name for section in sections for names in section.values() for name in names]
+    assert len(set(told)) == len(told)
+    assert set(told) < set(names)
+    assert len(names) - len(told) <= 15
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def test_a_new_space_is_searched_by_a_new_strategy_with_a_new_evaluator(extended
     assert {stage["block"]["kernel"] for stage in baseline["stages"]} <= {3, 5, 7}
 
 
+@pytest.mark.slow
 def test_a_new_strategy_keeps_the_contract(extended: Path) -> None:
     contract = "climbing and (same_seed or a_killed_study or trained_twice)"
     run(extended, "-m", "pytest", "-q", "tests/test_strategies.py", "-k", contract)

@@ -17,7 +17,9 @@ EVALUATED = ["--evaluator", "tests.builders:evaluate", "--dry-run"]
     ("main", "flags"),
     [
         (grid.main, ["--run-dir", "OUT", *EVALUATED, "--tolerance", "0.3"]),
-        (validate.main, ["--run-dir", "OUT", *EVALUATED, *PAPER]),
+        pytest.param(
+            validate.main, ["--run-dir", "OUT", *EVALUATED, *PAPER], marks=pytest.mark.slow
+        ),
         (family.main, ["--out", "OUT", "--no-measure", "--phi", "1", *PAPER]),
     ],
 )

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from nas.cli import MAX_SEED, UserError
+from nas.cli import MAX_SEED, Sections, UserError
 from nas.training.recipe import Precision
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ MIN_RESOLUTION = 8
 @dataclass(frozen=True, kw_only=True)
 class TrialOptions:
     """Base of the `Settings` of every command with trials."""
+
+    SECTIONS: ClassVar[Sections] = {
+        "image": ("max_images", "val_images", "skip_bad", "follow_links", "cache_dir"),
+        "training": ("batch_size", "flip", "balanced", "precision", "memory_format"),
+        "worker": ("gpus_per_trial", "trial_minutes", "ray_address"),
+    }
 
     data: str = "digits"
     """Images: `digits` (embedded), a folder (train/ with val/ or test/, or class folders), or a

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from nas.cli import MAX_SEED, UserError
+from nas.cli import MAX_SEED, Sections, UserError
 from nas.cores import num_cores
 from nas.data.cache import Cache
 from nas.data.dataset import ImageData, load_for_training, uneven
@@ -20,6 +20,21 @@ from search_spaces.zoo import load_architecture
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What to train, on what, and how."""
+
+    SECTIONS: ClassVar[Sections] = {
+        "image": ("skip_bad", "follow_links", "cache_dir", "stored_pixels"),
+        "augmentation": ("augment", "flip", "min_crop_area", "erasing"),
+        "optimization": (
+            "batch_size",
+            "learning_rate",
+            "optimizer",
+            "weight_decay",
+            "label_smoothing",
+            "ema_decay",
+            "balanced",
+        ),
+        "machine": ("device", "precision", "threads", "loader_workers"),
+    }
 
     arch: str
     """A zoo name, an architecture's JSON or a model.json; of your own builder
