@@ -187,6 +187,12 @@ class RunFolder:
             )
         return True
 
+    def settings(self) -> dict[str, Any]:
+        """The settings of the last start that were no conditions; empty for a fresh folder."""
+        self._manifest = self._read()
+        content = self._config()
+        return {} if content is None else content["settings"]
+
     def check(self) -> None:
         """Refuse the manifest as `__enter__` does; nothing is written, and no lock is needed.
 
@@ -214,6 +220,15 @@ class RunFolder:
 
     def _conditions(self) -> dict[str, Any] | None:
         """Those that the folder was started under; None for a fresh folder."""
+        content = self._config()
+        if content is None:
+            return None
+        conditions = content["conditions"]
+        self._refuse_newer(conditions.pop("format", 1), "another version")
+        return conditions
+
+    def _config(self) -> dict[str, dict[str, Any]] | None:
+        """What config.json says; None for a fresh folder."""
         file = self.path / CONFIG
         if not file.exists():
             return None
@@ -223,13 +238,13 @@ class RunFolder:
                 f"choose another {self._flag}."
             )
         try:
-            conditions = dict(json.loads(file.read_text(encoding="utf-8"))["conditions"])
+            content = json.loads(file.read_text(encoding="utf-8"))
+            parts = {"conditions": content["conditions"], "settings": content.get("settings", {})}
+            return {name: dict(part) for name, part in parts.items()}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{file} is not readable ({error}); choose another {self._flag}."
             ) from error
-        self._refuse_newer(conditions.pop("format", 1), "another version")
-        return conditions
 
     def _read(self) -> Manifest | None:
         """What the folder's manifest says; None for a folder without."""

@@ -10,8 +10,7 @@ from nas.search.space import some_networks
 from nas.trials.progress import ended_slots, measured_keys
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from nas.folder import RunFolder
     from nas.search.plan import Plan
     from nas.trials.halving import Halving
 
@@ -42,9 +41,9 @@ class Left:
         return ", ".join(words for number, words in parts if number) or "nothing"
 
 
-def left_of(plan: "Plan", database: "Path") -> Left:
+def left_of(plan: "Plan", folder: "RunFolder") -> Left:
     """What a folder's record lacks of what the plan's flags ask for."""
-    settings = plan.settings
+    settings, database = plan.settings, folder.database
     names = ("search",) if settings.strategy == "random" else ("search", "random")
     ended = {name: ended_slots(database, name) for name in names}
     left = {name: len(set(range(settings.trials)) - ended[name]) for name in names}
@@ -54,7 +53,7 @@ def left_of(plan: "Plan", database: "Path") -> Left:
     else:
         seeds = range(settings.seed + 1, settings.seed + 1 + settings.finalist_seeds)
         finals = len(seeds) * (len(names) * settings.finalists + 1)
-        if not any(left.values()):  # else other networks may become finalists
+        if not any(left.values()) and not _picks_anew(plan, folder):
             trainings = {(settings.epochs_of_finalists, seed) for seed in seeds}
             known = [key for key in measured_keys(database) if key[1:] in trainings]
             finals = max(0, finals - len(known))
@@ -64,6 +63,13 @@ def left_of(plan: "Plan", database: "Path") -> Left:
         control=left.get("random", 0),
         finals=finals,
     )
+
+
+def _picks_anew(plan: "Plan", folder: "RunFolder") -> bool:
+    """Whether other networks of a front are finalists than at the last start."""
+    now, before = plan.settings, folder.settings()
+    flags = ("target_flops", "target_cost")
+    return now.pareto and any(before.get(flag) != getattr(now, flag) for flag in flags)
 
 
 def estimate(plan: "Plan", left: Left) -> str:

@@ -125,7 +125,7 @@ class Plan:
 
     def _outlook(self, plan: str) -> list[str]:
         """The plan, and the time that it takes; where some is done, what is left and its time."""
-        left = left_of(self, RunFolder(self.settings.run_dir).database)
+        left = left_of(self, RunFolder(self.settings.run_dir))
         if left.nothing:
             return [plan, f"left    {left.describe()}"]
         time = estimate(self, left)
