@@ -177,6 +177,7 @@ class Plan:
         if self.settings.hours is None:
             return None
         left = self.settings.hours * 3600 - (time.monotonic() - self.started)
+        left -= seconds_of_starts(self.workers, 1)  # a round's
         seconds = self.seconds if slowest is None else slowest
         if seconds is None:  # one round of the workers tells
             return self.workers.count if left > 0 else 0

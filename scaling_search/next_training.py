@@ -97,7 +97,7 @@ def _choice(members: Sequence[Member], needs: Sequence[Needs]) -> tuple[Member, 
     if not needs:
         member = next((member for member in members if member.phi > 0), members[0])
         what = "the first above the baseline" if member.phi > 0 else "the smallest"
-        return member, f"{what}; without --no-measure it is the largest that fits", _DEFAULT_BATCH
+        return member, f"{what}; which is the largest that fits, --measure tells", _DEFAULT_BATCH
     batch = needs[0].train_batch
     # Where the memory is not known, nothing says that a member does not fit.
     fitting = [i for i, need in enumerate(needs) if need.fits_training is not False]

@@ -113,8 +113,8 @@ def test_coefficients_write_the_formula_s_family(
     folder = f"{tmp_path}/family"
     command = f"python -m nas.train --arch {folder}/B1.json --data IMAGES --out {folder}/B1"
     assert capsys.readouterr().out.splitlines()[-3:] == [
-        "note    B1 is the first above the baseline; without --no-measure it is the largest that "
-        "fits",
+        "note    B1 is the first above the baseline; which is the largest that fits, --measure "
+        "tells",
         "note    IMAGES stands for your images: a folder, digits, or CIFAR10@/path",
         f"next    {command}",
     ]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +222,8 @@ def test_hours_count_what_is_left_to_train(
     start = seconds_of_starts(two.workers, 1)
     with pytest.raises(UserError, match=rf"about {format_duration(4500 + start)}\."):
         two.check_hours()
+    almost = {"seconds": 3600 - start / 2, "started": time.monotonic()}
+    assert [replace(one, **almost).affordable(None) for one in (plan, two)] == [1, 0]
     every = seconds_of_starts(two.workers, two.schedule.rounds) + 500 * two.schedule.budget
     assert two.describe()[-1].endswith(f" · about {format_duration(every)}")
 

@@ -46,7 +46,7 @@ def _proposed(needs: list[Needs], members: list[Member] = MEMBERS) -> tuple[str,
         ([SMALL, SMALL, SLOW, LARGE], "B1", "and infers 64 within 3 s; smaller ones train sooner"),
         ([UNKNOWN, UNKNOWN, SLOW, SLOW], "B1", "the largest that fits"),
         ([SLOW, SLOW, SLOW, LARGE], "B0", "the smallest; 64 images take it more than 3 s"),
-        ([], "B1", "the first above the baseline; without --no-measure it is the largest"),
+        ([], "B1", "the first above the baseline; which is the largest that fits, --measure tells"),
     ],
 )
 def test_the_largest_that_fits_is_proposed(needs: list[Needs], name: str, why: str) -> None:
