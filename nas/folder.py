@@ -252,7 +252,7 @@ class RunFolder:
         try:
             fields = json.loads(file.read_bytes())
             version, package = fields["format"], fields["package"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise _unreadable(file, error) from error

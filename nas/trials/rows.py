@@ -90,6 +90,8 @@ def end_trial(
         connection,
         "trial_values (trial_id, objective, value, value_type)",
         ((trial_id, i, value, kind.name) for i, (value, kind) in enumerate(stored)),
+        "ON CONFLICT (trial_id, objective) DO UPDATE "
+        "SET value = excluded.value, value_type = excluded.value_type",
     )
 
 
