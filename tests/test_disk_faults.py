@@ -244,7 +244,7 @@ command, disk = COMMANDS["run"], Path("disk")
 filler, run = disk / "filler", disk / "run"
 print(command.start(Path("undisturbed")), file=sys.stderr)
 expected = command.result(Path("undisturbed"))
-for kilobytes in range(0, 2048, 64):
+for kilobytes in range(0, 2048, 32):
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     filler.write_bytes(bytes(max(0, free - 1024 * kilobytes)))
     errors = io.StringIO()
@@ -263,7 +263,7 @@ for kilobytes in range(0, 2048, 64):
 
 @pytest.mark.slow
 def test_row_16_on_a_disk_of_2_mb(tmp_path: Path) -> None:
-    """Really full: with room for nothing, for 64 KB, 128 KB, ... until a run passes."""
+    """Really full: with room for nothing, for 32 KB, 64 KB, ... until a run passes."""
     (tmp_path / "disk").mkdir()
     private = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-ec"]
     mount = "mount -t tmpfs -o size=2m tmpfs disk"
