@@ -67,9 +67,11 @@ def left_of(plan: "Plan", folder: "RunFolder") -> Left:
 
 def _picks_anew(plan: "Plan", folder: "RunFolder") -> bool:
     """Whether other networks of a front are finalists than at the last start."""
-    now, before = plan.settings, folder.settings()
-    flags = ("target_flops", "target_cost")
-    return now.pareto and any(before.get(flag) != getattr(now, flag) for flag in flags)
+    now = plan.settings
+    if not now.pareto:
+        return False
+    before = folder.settings()
+    return any(before.get(flag) != getattr(now, flag) for flag in ("target_flops", "target_cost"))
 
 
 def estimate(plan: "Plan", left: Left) -> str:

@@ -181,9 +181,10 @@ def _load(settings: Settings, resolution: int, recipe: Recipe) -> ImageData:
         cache=Cache(settings.cache_dir or settings.out / "cache", is_read_only=settings.dry_run),
     )
     print(f"data    {data.summary()}")
-    words = "" if recipe.balanced else uneven(data.train.labels, data.classes)
-    for notice in (*data.notices, *filter(None, [words])):
+    for notice in data.notices:
         print(f"note    {notice}")
+    if not recipe.balanced and (words := uneven(data.train.labels, data.classes)):
+        print(f"note    {words}")
     return data
 
 

@@ -50,7 +50,7 @@ def write_trial(
     trial_id: Any = trial.trial_id
 
     connection = session.connection()
-    _write_attributes(connection, "trial_user_attributes", trial_id, user_attrs)
+    write_user_attributes(connection, trial_id, user_attrs)
     _write_attributes(connection, "trial_system_attributes", trial_id, system_attrs)
     kinds = ((name, distributions[name], value) for name, value in params.items())
     _insert(
