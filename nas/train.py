@@ -5,6 +5,7 @@ Writes `model.safetensors`, `model.json` (architecture, classes, preprocessing, 
 stopped, and ends with the weights of a training that was never stopped.
 """
 
+import gc
 import shlex
 import sys
 from collections.abc import Sequence
@@ -141,6 +142,7 @@ def _train(job: Job, folder: RunFolder) -> Trained:
                     "--loader-workers. The same command goes on."
                 ) from error
             print(f"note    a loader process died, and its epoch starts again: {error}")
+        gc.collect()  # ends the others of its loader, of which new ones would inherit what is left
 
 
 def _finish(job: Job, trained: Trained, folder: RunFolder) -> None:

@@ -5,6 +5,7 @@ resumed training sees the same images, with any number of loader processes. Imag
 until `normalise`.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,8 @@ STD = (0.229, 0.224, 0.225)
 convolution, so other data lose nothing by them."""
 
 _CHUNK = 1024
+_EXIT_SECONDS = 10.0
+"""How long a killed process may take to be gone; a large one's memory is given back first."""
 _SHARE = 0.05
 """Of a GPU's free memory that a training's images may take: little enough for what a network's
 counted memory leaves to spare."""
@@ -187,7 +190,7 @@ class Batches:
             keys = np.stack([np.full(len(order), epoch), order, again], axis=1)
             batches = keys.reshape(self._steps, self._batch, 3)
             self._plan[:] = [[(e, i, k) for e, i, k in batch] for batch in batches.tolist()]
-            for images, labels in self._loader:
+            for images, labels in _read(self._loader):
                 yield sent(images, self._device), sent(labels, self._device)
 
     def _whole_batches(self, batches: np.ndarray, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -207,6 +210,21 @@ class Batches:
         wholes = self._split.images, self._split.labels
         images, labels = (sent(torch.from_numpy(whole[batch]), self._device) for whole in wholes)
         return images, labels
+
+
+def _read(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a loader's batches.
+
+    Raises:
+        RuntimeError: One of its processes died; torch's words, "DataLoader worker (pid" first.
+    """
+    try:
+        yield from loader
+    except (ConnectionError, EOFError):
+        # The sockets of a process that is being killed close before its exit is signalled; the
+        # signal then raises torch's error here, which names the process.
+        time.sleep(_EXIT_SECONDS)
+        raise
 
 
 def _stored(split: Split, gpu: torch.device) -> tuple[Tensor, Tensor] | None:
