@@ -246,7 +246,7 @@ def _find(
     base: AnyNetwork, grid: Grid, rounding: Rounding, metric: Metric
 ) -> tuple[Candidate, ...]:
     if not is_arithmetic(base, metric):
-        print(f"search  {metric.name} of up to some 300 networks, one by one: minutes", flush=True)
+        print(f"search  {metric.name} of up to some 300 networks, one by one", flush=True)
     with suggesting_steps(base, rounding.resolution_divisor):
         return find_candidates(base, grid, rounding, metric)
 

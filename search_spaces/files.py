@@ -132,4 +132,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    return format_number(value) if isinstance(value, float) and abs(value) >= 1e3 else repr(value)
+    if not isinstance(value, float):
+        return repr(value)
+    return format_number(value) if abs(value) >= 1e3 else f"{value:.6g}"
