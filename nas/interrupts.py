@@ -43,6 +43,9 @@ class Interruptible:
     def _handle(self, number: int, _: FrameType | None) -> NoReturn:
         self.status = 128 + number
         signal.signal(number, _exit_now)
+        # Loader processes that the same signal ended are no news, but torch raises when they end.
+        chld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._previous.setdefault(signal.SIGCHLD, chld or signal.SIG_DFL)
         raise KeyboardInterrupt
 
     def _send_again(self, passed_over: Any) -> None:

@@ -35,6 +35,8 @@ from nas.untrusted import csv_text
 
 MAX_LOST = 2
 """How often a training goes on after one of its loader processes died."""
+_NO_SHARED_MEMORY = "unable to allocate shared memory"
+"""Words of torch's, in an error of no type of its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,6 +135,12 @@ def _train(job: Job, folder: RunFolder) -> Trained:
         try:
             return train(job, folder)
         except RuntimeError as error:
+            if _NO_SHARED_MEMORY in str(error):
+                raise cli.UserError(
+                    "The memory that loader processes share with this one (/dev/shm) is full. Use "
+                    "fewer --loader-workers, or give a container more, as `docker run --shm-size "
+                    "8g` does. The same command goes on."
+                ) from error
             if not str(error).startswith("DataLoader worker (pid"):  # torch has no type for it
                 raise
             lost += 1

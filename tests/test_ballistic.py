@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import pytest
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from nas.train import main
@@ -258,9 +259,12 @@ def test_row_20_a_forked_process_does_not_keep_the_folder_of_a_killed_one(tmp_pa
         "from pathlib import Path\n"
         "from search_spaces.files import exclusive\n"
         "with exclusive(Path('run'), '--out'):\n"
-        "    if (child := os.fork()) == 0: time.sleep(600)\n"
+        "    runs, tells = os.pipe()\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        os.write(tells, b'x')\n"
+        "        time.sleep(600)\n"
         "    print(child, flush=True)\n"
-        "    time.sleep(0.2)\n"  # until it runs
+        "    os.read(runs, 1)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     with subprocess.Popen(
@@ -281,10 +285,11 @@ def test_row_20_a_forked_process_does_not_keep_the_folder_of_a_killed_one(tmp_pa
             os.kill(child, signal.SIGKILL)
 
 
-class Lost:
-    """What a process sent before it was killed: it takes asking it again to read it."""
+class Lost(list[Tensor]):
+    """A batch that a process sent before it was killed: to read it takes asking it again."""
 
     def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
         self.error = error
 
     def __reduce__(self) -> tuple[Callable[[type[Exception]], None], tuple[type[Exception]]]:

@@ -110,7 +110,9 @@ def test_what_the_pixels_depend_on_makes_another_file(
     assert len(decoded) == 200
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "no header", "empty", "other shape"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", "cut", "no header", "open header", "empty", "other shape"]
+)
 def test_a_damaged_file_is_made_anew(
     damage: str, pets: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_damaged_file_is_made_anew(
         "flipped": bytes(broken),
         "cut": whole[:-1],
         "no header": b"x" * len(whole),
+        "open header": whole.replace(b"(50, 3, 16, 16)", b"(50, 3, 16, 16("),
         "empty": b"",
         "other shape": other,
     }

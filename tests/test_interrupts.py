@@ -78,6 +78,22 @@ def test_handlers_are_put_back() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_children_that_the_signal_ended_are_no_news() -> None:
+    """torch raises an error over each of its loader's, wherever Python is then."""
+    seen = []
+    before = signal.signal(signal.SIGCHLD, lambda *_: seen.append("a child has ended"))
+    try:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        with Interruptible(), pytest.raises(KeyboardInterrupt), child:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert child.returncode is not None
+        assert not seen
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        assert seen  # afterwards as before
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_a_block_within_a_block_hands_over_to_it() -> None:
     steps = []
 

@@ -86,7 +86,7 @@ def test_row_7_an_import_is_not_left_in_the_middle(
     package = tmp_path / "slow_to_import"
     package.mkdir()
     (package / "__init__.py").write_text("from slow_to_import import part\nWHOLE = True\n")
-    (package / "part.py").write_text("import time\nfor _ in range(40): time.sleep(0.01)\n")
+    (package / "part.py").write_text("import time\nfor _ in range(150): time.sleep(0.01)\n")
     monkeypatch.syspath_prepend(tmp_path)
     reached = []
 
@@ -99,7 +99,7 @@ def test_row_7_an_import_is_not_left_in_the_middle(
         return 0.5
 
     study = fixed_study(tmp_path / "a.db", proposals(2))
-    execute(study, importing, Workers(seconds_per_epoch=0.1))
+    execute(study, importing, Workers(seconds_per_epoch=0.5))
     assert [r.outcome.reason for r in study.results] == ["timeout", ""]
     assert reached == [True, True]
     assert "time.sleep(0.01)" in study.results[0].outcome.detail  # in the loop of the evaluator
@@ -110,7 +110,7 @@ class _Swallows:
     """As any `__del__` and callback of C: what is raised in it is not passed on."""
 
     def __del__(self) -> None:
-        time.sleep(0.4)
+        time.sleep(1.5)
 
 
 def test_row_7_a_limit_that_was_swallowed_comes_again(
@@ -126,7 +126,7 @@ def test_row_7_a_limit_that_was_swallowed_comes_again(
             time.sleep(600)
 
     study = fixed_study(tmp_path / "a.db", proposals(1))
-    execute(study, hanging, Workers(seconds_per_epoch=0.1))
+    execute(study, hanging, Workers(seconds_per_epoch=0.5))
     assert [r.outcome.reason for r in study.results] == ["timeout"]
     assert swallowed == [limits.TrialTimeoutError]
 

@@ -1,5 +1,6 @@
 """Memory and cores to be had, as the machine and the limits of containers tell."""
 
+import errno
 import os
 import platform
 import subprocess
@@ -148,8 +149,13 @@ def test_a_lack_of_memory_has_a_remedy() -> None:
         torch.empty(10**15)
     with pytest.raises(UserError, match=r"memory \(MemoryError\)\."), lack_of_memory("Lower it."):
         raise MemoryError
-    with pytest.raises(RuntimeError, match="my own"), lack_of_memory("Lower it."):
-        raise RuntimeError("my own")
+    no_memory, no_file = (OSError(n, os.strerror(n)) for n in (errno.ENOMEM, errno.ENOENT))
+    with pytest.raises(UserError, match="Cannot allocate memory"), lack_of_memory("Lower it."):
+        raise no_memory  # as where no process can be made
+    for other in (RuntimeError("my own"), no_file):
+        with pytest.raises(type(other)) as caught, lack_of_memory("Lower it."):
+            raise other
+        assert caught.value is other
 
 
 @pytest.mark.parametrize(

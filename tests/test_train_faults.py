@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -197,6 +199,37 @@ def test_row_29_a_training_of_a_newer_format_is_refused(
 
 _DIGITS = ["--data", "digits", "--epochs", "3", "--batch-size", "128", "--threads", "1"]
 """Of 1,437 images: 11 steps an epoch."""
+
+
+@pytest.mark.slow
+def test_row_16_memory_to_share_that_is_full_is_named(tmp_path: Path) -> None:
+    """A container has 64 MB of it by default. torch's own queue would drop the batches."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(16):
+                pixels = rng.integers(0, 256, (64, 64, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "arch.json").write_text(tiny(resolution=64, num_classes=2).to_json())
+    flags = ["--arch", "arch.json", "--data", "data", "--out", "out", "--epochs", "1"]
+    flags += ["--batch-size", "32", "--threads", "1", "--loader-workers", "1"]
+    little = 'mount -t tmpfs -o size=200k tmpfs /dev/shm && exec "$@"'
+    training = subprocess.run(
+        ["unshare", "-m", "sh", "-c", little, "sh", sys.executable, "-m", "nas.train", *flags],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert training.returncode == 2, training.stderr
+    assert training.stderr.splitlines()[-1].startswith(
+        "error: The memory that loader processes share with this one (/dev/shm) is full. Use fewer"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, cast
 
 import numpy as np
@@ -29,6 +30,8 @@ _RESERVE = 256 * 2**20
 _PIECE = 2**24
 """Bytes of a checksum at a time."""
 _UNFINISHED = "unfinished-"
+_DAMAGE = (ValueError, EOFError, TypeError, OverflowError, TokenError)
+"""What NumPy raises over a file with no header of its own, a damaged one, or less than it says."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +138,11 @@ def _open(file: Path, shape: tuple[int, ...]) -> "Mapped | None":
     """The images of a file; None if it is damaged."""
     try:
         found = np.lib.format.open_memmap(file, mode="r")
-        whole = (found.shape, found.dtype, found.flags.c_contiguous) == (shape, np.uint8, True)
-        if whole and f"{_checksum(found):08x}" == file.stem.split("-")[2]:
-            return _map(str(file), found.offset, shape)
-    except (ValueError, EOFError):  # no header of NumPy's, or less than it says
-        pass
+    except _DAMAGE:
+        return None
+    whole = (found.shape, found.dtype, found.flags.c_contiguous) == (shape, np.uint8, True)
+    if whole and f"{_checksum(found):08x}" == file.stem.split("-")[2]:
+        return _map(str(file), found.offset, shape)
     return None
 
 

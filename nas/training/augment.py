@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms import v2
 
 from nas.data.dataset import Split
@@ -164,7 +164,7 @@ class Batches:
             self._loader = DataLoader(
                 _Augmented(split, per_image(recipe, resolution), seed),
                 batch_sampler=self._plan,
-                collate_fn=_as_they_are,
+                collate_fn=_shared,
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 pin_memory=device.type == "cuda" and workers > 0,
@@ -257,5 +257,14 @@ class _Augmented(Dataset[tuple[Tensor, Tensor]]):
         return self._transform(torch.from_numpy(self._split.images[index].copy()))
 
 
-def _as_they_are(batch: Any) -> Any:
+def _shared(batch: Any) -> Any:
+    """A batch as it is; of a loader process, in memory that both processes have.
+
+    Raises:
+        RuntimeError: There is too little of it (/dev/shm). The loader's own thread, that would
+            move the batch later, drops it then, and it is waited for without end.
+    """
+    if get_worker_info() is not None:
+        for tensor in batch:
+            tensor.share_memory_()
     return batch

@@ -7,7 +7,12 @@ from nas.trials.evaluate import Outcome, timed_out
 
 _OUT_OF_MEMORY = "running low on memory"
 """Words of Ray's that tell a worker which it killed for the memory of its node."""
-_MACHINE_LOST = ("its node has died", "node was terminated")
+_MACHINE_LOST = (
+    "its node has died",
+    "node was terminated",
+    "Actor died by preemption",
+    "inferred to be dead due to draining",
+)
 """Words of Ray's that tell a worker which went with its node."""
 
 
