@@ -95,7 +95,8 @@ def _stage(module: str, *arguments: str) -> None:
         if status in (130, 143):
             raise KeyboardInterrupt
         raise UserError(
-            f"{module} ended with status {status}; the same command goes on from there."
+            f"{module} ended with status {status}, for the reason above. What is finished is kept: "
+            "the same command goes on from there; other settings need another --out."
         )
 
 

@@ -156,6 +156,10 @@ def check_data(source: str, *, follow_links: bool = False) -> Iterator[Check]:
         return
     if words := uneven(seen.parts["train"].labels, seen.source.classes):
         yield Check("data", "note", words)
+    if seen.parts.keys() == {"train"}:
+        yield Check(
+            "data", "note", "no val/ or test/: nas.train could not tell how good its network is"
+        )
     size = min(size, MAX_NATIVE_SIZE)
     needed = sum(len(part.labels) for part in seen.parts.values()) * 3 * size**2
     found = f"{seen.summary()} · {cli.format_bytes(needed)} in memory at {size} px"

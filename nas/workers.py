@@ -68,6 +68,13 @@ class Workers:
         """Whether jobs run on machines that this one tells nothing about."""
         return self.ray_address is not None
 
+    @property
+    def crowding(self) -> float:
+        """How many times as long a job takes as one that has a core for each of its threads."""
+        if self.elsewhere or self.gpus_per_trial:
+            return 1.0
+        return max(1.0, self.count / num_cores())
+
     def limited_as(self, epochs: int, counted: int) -> "Workers":
         """For trials that count as `counted` epochs, and may take as long as those of `epochs`."""
         if self.seconds_per_epoch is None:
@@ -99,7 +106,9 @@ class Workers:
         each = " each" if self.count > 1 else ""
         why = f" (auto: {self.why})" if self.is_auto else ""
         place = "in this process" if self.in_process else "on Ray Tune"
-        return f"{self.count} at a time ({kind}{each}) {place}{why}"
+        is_crowd = self.crowding > 1 and not self.is_auto
+        crowd = f", more than the {plural(num_cores(), 'core')}" if is_crowd else ""
+        return f"{self.count} at a time ({kind}{each}) {place}{crowd}{why}"
 
 
 def workers_for(

@@ -124,8 +124,9 @@ class Plan:
         number = len(self.candidates)
         if self.schedule.budget == number < number * settings.seeds and settings.trials is None:
             lines.append(
-                f"note    a third of {number * settings.seeds} trainings is none twice: noise only "
-                f"shows in what the fit leaves. --trials {2 * number} trains the likeliest again"
+                f"note    {number} of {number * settings.seeds} trainings train no network twice: "
+                "noise only shows in what the fit leaves. "
+                f"--trials {2 * number} trains the likeliest again"
             )
         return [*lines, self._budget_line()]
 

@@ -77,10 +77,11 @@ def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
         ]
     found = []
     if fit.optimum is None:
+        suffice = len(fit.standings) + left_out >= MIN_FOR_QUADRATIC
         found.append(
             f"a surface needs {MIN_FOR_QUADRATIC} networks of different shares, and there are "
-            f"{len(fit.standings)}: {more_networks}a smaller --step, --depth-rounding round, or "
-            f"{further}"
+            f"{len(fit.standings)}: {more_networks * suffice}a smaller --step, "
+            f"--depth-rounding round, or {further}"
         )
     if fit.patternless:
         found.append(

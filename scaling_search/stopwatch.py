@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from nas.cli import UserError, format_bytes, format_number
+from nas.cli import UserError, format_bytes, format_duration, format_number
 from nas.costs.latency import cpu_threads, measure_latency
 from nas.costs.metrics import MACS
 from scaling_search.device import MARGIN, Device, free_memory
@@ -63,8 +63,8 @@ class Stopwatch:
             note = f"{images}: not run, {format_bytes(needed)} needed, {format_bytes(free)} free"
             return Reading(None, note)
         if expected > MOST_SECONDS:
-            note = f"{images}: not run, about {expected:.2g} s expected (at most {MOST_SECONDS:g})"
-            return Reading(None, note)
+            note = f"{images}: not run, about {format_duration(expected)} expected"
+            return Reading(None, f"{note} (at most {format_duration(MOST_SECONDS)})")
         try:
             with cpu_threads(self._device.threads):
                 value = measure_latency(

@@ -68,7 +68,7 @@ def test_links_need_the_flag_here_too(tmp_path: Path) -> None:
     (tmp_path / "links/train").symlink_to(origin)
     (check,) = doctor.check_data(str(tmp_path / "links"))
     assert (check.status, "link out of" in check.remedies[0]) == ("FAIL", True)
-    (check,) = doctor.check_data(str(tmp_path / "links"), follow_links=True)
+    *_, check = doctor.check_data(str(tmp_path / "links"), follow_links=True)
     assert check.status == "ok"
 
 
@@ -89,9 +89,17 @@ def test_duplicates_are_a_note(tmp_path: Path) -> None:
 
 def test_uneven_classes_are_a_note(tmp_path: Path) -> None:
     root = plant(tmp_path / "parts", {"train/sound": 8, "train/dent": 2, "train/rust": 3})
+    plant(root, {"test/sound": 1, "test/dent": 1, "test/rust": 1})
     note, data = doctor.check_data(str(root))
     assert (note.status, data.status) == ("note", "ok")
     assert note.found.startswith("class 'sound' has 8 images to train on, 'dent' 2; with --bal")
+
+
+def test_no_images_to_judge_a_training_by_are_a_note(tmp_path: Path) -> None:
+    root = plant(tmp_path / "pets", {"train/a": 4, "train/b": 4})
+    note, data = doctor.check_data(str(root))
+    assert (note.status, data.status) == ("note", "ok")
+    assert note.found.startswith("no val/ or test/: nas.train could not tell")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

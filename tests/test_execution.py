@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_the_threads_of_a_worker_are_its_share() -> None:
     assert TWO.threads == max(1, num_cores() // 2)
     assert Workers(count=10 * num_cores()).threads == 1
     assert Workers(count=1).threads == 1
+
+
+def test_workers_without_a_core_each_take_longer() -> None:
+    crowd = Workers(count=3 * num_cores())
+    assert crowd.crowding == 3
+    assert f"on Ray Tune, more than the {num_cores()} core" in crowd.describe()
+    assert Workers(count=num_cores()).crowding == 1
+    assert replace(crowd, gpus_per_trial=0.5).crowding == 1
+    assert replace(crowd, ray_address="auto").crowding == 1
 
 
 @pytest.mark.parametrize(

@@ -473,6 +473,21 @@ def test_compare_measures_differences() -> None:
         compare("x", lambda x: x * torch.nan, nn.Identity(), images)
 
 
+class _Cancels(nn.Module):
+    """Small differences of large numbers, as a network has that has learnt little."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images + 3000) - 3000
+
+
+def test_a_difference_that_float32_explains_is_accepted() -> None:
+    images = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+    check = compare("x", lambda x: x, _Cancels(), images)
+    assert 1e-4 < check.max_relative_difference < 2e-4
+    with pytest.raises(ExportError, match=r"by 1\.0e-03 .* \(at most 0\.000[45] is accepted\)"):
+        compare("x", lambda x: _Cancels()(x) + 1e-3 * images.max(), _Cancels(), images)
+
+
 @pytest.mark.slow
 @given(architecture=architectures())
 @settings(max_examples=8, deadline=None)

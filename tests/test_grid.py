@@ -168,7 +168,7 @@ def test_a_budget_without_a_second_seed_is_said(
 ) -> None:
     argv = arguments(baseline, tmp_path / "run", "--seeds", str(seeds), "--dry-run")
     assert main(argv) == 0
-    note = f"note    a third of {9 * seeds} trainings is none twice: "
+    note = f"note    9 of {9 * seeds} trainings train no network twice: "
     output = capsys.readouterr().out
     assert (note in output) == is_said
     assert ("--trials 18 trains the likeliest again" in output) == is_said

@@ -116,6 +116,11 @@ def test_a_search_that_did_not_win_is_told(origin: str) -> None:
     assert "- THE SEARCH DID NOT WIN" in markdown(result, ["plan"])
 
 
+def test_the_same_mean_is_neither_above_nor_below() -> None:
+    words = verdict(_result(OWN, _measured("random", 9, *OWN.rewards)))
+    assert "reward 0.8100 equal to 0.8100 of random search" in words
+
+
 def test_a_lead_within_the_noise_is_not_called_one() -> None:
     words = verdict(_result(OWN, _measured("random", 9, 0.79, 0.81, 0.80)))
     assert "0.8100 above 0.8000" in words

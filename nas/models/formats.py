@@ -3,6 +3,7 @@
 **A new format is added here, and only here:** a `FileFormat` in `FORMATS` and its name in `Format`.
 """
 
+import copy
 import importlib.util
 import io
 import logging
@@ -31,7 +32,10 @@ _NOISY_LOGGERS = (
 )
 
 TOLERANCE = 1e-4
-"""Largest accepted difference of logits, as a share of the largest logit of the batch."""
+"""Difference of logits that is accepted, as a share of the largest logit of the batch."""
+_ROUNDINGS = 4
+"""How many times PyTorch's own error of rounding is accepted where that is more. Two programs of
+float32 that round in other orders lie some two such errors apart."""
 
 
 Run = Callable[[Tensor], Tensor]
@@ -132,7 +136,8 @@ def compare(name: str, rerun: Run, graph: nn.Module, images: Tensor) -> Check:
     """Logits of a written file against those of the module.
 
     Raises:
-        ExportError: They differ by more than `TOLERANCE`, or the module's are not finite.
+        ExportError: They differ by more than `TOLERANCE` and than float32 explains, or the
+            module's are not finite.
     """
     with torch.no_grad():
         expected, actual = graph(images), rerun(images)
@@ -144,19 +149,34 @@ def compare(name: str, rerun: Run, graph: nn.Module, images: Tensor) -> Check:
     difference = math.inf
     if actual.shape == expected.shape:
         difference = float((actual - expected).abs().max())
-    relative = difference / (float(expected.abs().max()) or 1.0)
+    scale = float(expected.abs().max()) or 1.0
+    relative = difference / scale
     if not relative <= TOLERANCE:
-        raise ExportError(
-            f"{name} differs from PyTorch by {relative:.1e} of the largest logit at batch size "
-            f"{len(images)} (at most {TOLERANCE:g} is accepted) and was not kept. "
-            "Try another --opset or --formats."
-        )
+        accepted = max(TOLERANCE, _ROUNDINGS * _rounding(graph, images, expected) / scale)
+        if not relative <= accepted:
+            raise ExportError(
+                f"{name} differs from PyTorch by {relative:.1e} of the largest logit at batch size "
+                f"{len(images)} (at most {accepted:.1g} is accepted) and was not kept. "
+                "Try another --opset or --formats."
+            )
     return Check(
         batch_size=len(images),
         max_abs_difference=difference,
         max_relative_difference=relative,
         same_classes=bool((actual.argmax(1) == expected.argmax(1)).all()),
     )
+
+
+def _rounding(graph: nn.Module, images: Tensor, logits: Tensor) -> float:
+    """How far logits in float32 are from those that the module has in float64.
+
+    A network that has learnt little has small logits, of large sums that nearly cancel.
+    """
+    exact = copy.deepcopy(graph).double()
+    # Image by image: twice the memory that the batch took may not be there.
+    with torch.no_grad():
+        found = [exact(image.double()[None]) for image in images]
+    return float((torch.cat(found) - logits).abs().max())
 
 
 def _save_onnx(program: ExportedProgram, path: Path, opset: int | None) -> dict[str, Any]:

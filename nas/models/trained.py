@@ -137,7 +137,7 @@ def report(folder: Path, metrics: Metrics) -> None:
     name = "test" if metrics["test_accuracy"] is not None else "validation"
     value, majority = metrics[f"{name}_accuracy"], metrics[f"{name}_majority_share"]
     if value is None or majority is None:
-        print("WARNING the data have neither a test nor a validation split: accuracy unknown")
+        print("WARNING the data have neither test nor validation images: accuracy unknown")
         return
     note = "" if name == "test" else "validation, for there is no test split: "
     balanced, single = (metrics.get(f"{name}_{of}") for of in _NEWER)

@@ -164,7 +164,8 @@ class Plan:
     def _idle_cores(self) -> Iterator[str]:
         workers, cores = self.workers, num_cores()
         alone = workers.in_process and not workers.gpus_per_trial
-        if alone and self.task.training and cores > 1:
+        timed = self.metric.name == "latency"  # which trainings beside it would make longer
+        if alone and self.task.training and cores > 1 and not timed:
             yield (
                 f"hint    1 of {cores} cores is used: --workers auto runs as many trials at a time "
                 "as they and memory hold"

@@ -1,5 +1,6 @@
 """What came out of a search: tables, and a verdict in words."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -190,6 +191,8 @@ def verdict(result: SearchResult, objective: Objective, target: float) -> str:
             continue
         outcome = compare(own.rewards, rival.rewards, noise, freedom)
         ahead = "above" if own.reward > rival.reward else "below"
+        if math.isclose(own.reward, rival.reward):
+            ahead = "equal to"
         lines.append(f"{value} {own.reward:.4f} {ahead} {rival.reward:.4f} of {words}: {outcome}")
     best = max(compared, key=lambda n: n.reward)
     if best.origin in ("random", "stock B0"):

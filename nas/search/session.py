@@ -177,11 +177,14 @@ def timed(
 
     limit_threads(workers.threads)
     try:
-        return task.seconds_of(architecture)
+        seconds_of = task.seconds_of(architecture)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise  # short of memory, a trial takes half the batch
         return None
+    if seconds_of is None:
+        return None
+    return lambda epochs: workers.crowding * seconds_of(epochs)
 
 
 _RAY_SECONDS, _WORKERS_SECONDS = 5.0, 6.0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from nas.cli import load_function
+from nas.cli import load_function, plural
 from nas.trials.evaluate import Evaluator
 from search_spaces.builder import AnyNetwork
 
@@ -18,6 +18,8 @@ _OVERHEAD = 1.1
 statistics, and what a busy machine takes."""
 _FORWARD = 1 / 3
 """Time of judging an image over that of training on it."""
+_FEW_JUDGES = 100
+"""Images below which the steps of an accuracy are worth a word: .01 and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +79,21 @@ class Task:
         from nas.data.dataset import majority_share
 
         data, judged = self.training.data, self.training.validation
-        notices = [f"note    {notice}" for notice in (*data.notices, *self._balance())]
+        notices = (*data.notices, *self._judges(), *self._balance())
         engine = [f"engine  {self.engine_line}"] if self.engine_line else []
-        largest = f"largest class {majority_share(judged):.1%}"
-        return [f"data    {data.summary()} · {largest}", *notices, *engine]
+        largest = f"largest class of search-val {majority_share(judged):.1%}"
+        notes = [f"note    {notice}" for notice in notices]
+        return [f"data    {data.summary()} · {largest}", *notes, *engine]
+
+    def _judges(self) -> "Iterator[str]":
+        """What is to be said of few images to judge by."""
+        assert self.training is not None
+        number = len(self.training.validation)
+        if number < _FEW_JUDGES:
+            yield (
+                f"{plural(number, 'image')} of search-val judge a trial, so accuracies differ by "
+                f"{1 / number:.3f} or not at all; more images tell networks apart"
+            )
 
     def _balance(self) -> "Iterator[str]":
         """What is to be said of large and small classes."""

@@ -181,6 +181,8 @@ def _show_plan(job: Job, pace: Pace, finished: int) -> None:
         f"{recipe.peak_rate(images):.3g} · {job.device.type}, {pace.describe()} · "
         f"about {format_duration(seconds)}"
     )
+    if job.data.validation is None and job.data.test is None:
+        print("note    neither test nor validation images: the accuracy will be unknown")
 
 
 def refuse_changes(job: Job, old: Mapping[str, Any], folder: Path) -> None:
