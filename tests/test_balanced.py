@@ -144,6 +144,7 @@ def test_a_search_says_how_uneven_classes_are_and_binds_how_they_count() -> None
     assert words == f"{counts}; with --balanced classes count alike"
     assert uneven(np.repeat([0, 2], [7, 2]), ["sound", "dent", "rust"]) == ""
     assert any("34 images to train on" in line for line in plain.describe())
+    assert any(" images of search-val judge a trial" in line for line in plain.describe())
     assert any("classes count alike" in line for line in even.describe())
     assert "balanced" not in plain.conditions  # as folders have it that were begun before
     assert even.conditions == plain.conditions | {"balanced": True}
