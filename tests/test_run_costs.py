@@ -126,6 +126,7 @@ def test_latency_is_measured_once_and_bound_to_its_device(
     assert "batch_size was 1, now 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", ["macs", "latency"])
 def test_trials_beside_one_another_are_no_advice_where_latency_is_measured(
     cost: str,
@@ -134,7 +135,7 @@ def test_trials_beside_one_another_are_no_advice_where_latency_is_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("nas.search.plan.num_cores", lambda: 2)
-    flags = ["--space", "tests.searching:small_space", "--cost", cost, "--dry-run"]
+    flags = ["--cost", cost, "--dry-run"]
     assert run.main(["--data", "digits", "--run-dir", str(tmp_path / "run"), *flags]) == 0
     hinted = "hint    1 of 2 cores is used: --workers auto" in capsys.readouterr().out
     assert hinted == (cost == "macs")
