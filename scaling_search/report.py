@@ -46,8 +46,10 @@ def summary(fit: Fit, majority: float | None, ratio: float, left_out: int = 0) -
             "longer (--epochs), or look at the data."
         )
     if math.isfinite(fit.noise):
+        has_seeds = any(len(standing.accuracies) > 1 for standing in fit.standings)
+        where = "between seeds of one network" if has_seeds else "in what the fit leaves"
         lines.append(
-            f"noise   {fit.noise:.4f} between seeds of one network; {len(fit.tied)} of the other "
+            f"noise   {fit.noise:.4f} {where}; {len(fit.tied)} of the other "
             f"{len(fit.standings) - 1} networks cannot be told apart from the best"
         )
     lines += _optimum(fit) if fit.resolved else _unresolved(fit)

@@ -124,6 +124,7 @@ def _row(
     standing: Standing, level: Level | None, comparison: Comparison | None, metric: Metric
 ) -> dict[str, str]:
     contestant = standing.contestant
+    spread = "" if math.isnan(standing.spread) else f"{100 * standing.spread:.2f} "
     row = {
         "phi": "0" if level is None else f"{level.phi:g}",
         "rule": contestant.label,
@@ -131,7 +132,7 @@ def _row(
         "off target": "" if level is None else _off_target(level, contestant),
         **_shape(contestant.architecture),
         "accuracy %": f"{100 * standing.mean:.2f}",
-        "± seeds": f"{100 * standing.spread:.2f} ({len(standing.accuracies)})",
+        "± seeds": f"{spread}({len(standing.accuracies)})",
     }
     if comparison is None:
         return {**row, "fitted - it": "", "at equal cost": "", "fitted is": ""}

@@ -83,6 +83,14 @@ def test_networks_that_were_left_out_are_the_first_remedy() -> None:
     )
     assert f"remedy  {remedy}" in summary(few, None, 4.0, left_out=37)
     assert "--candidates" not in "".join(remedies(few, 4.0))
+    assert "--candidates" not in "".join(remedies(few, 4.0, left_out=4))  # 8 do not suffice
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [(3, "between seeds of one network"), (1, "in what the fit leaves")]
+)
+def test_noise_is_named_for_what_shows_it(seeds: int, words: str) -> None:
+    assert f" {words}; " in _line(summary(_fit(0.001, seeds=seeds), None, 2.0), "noise ")
 
 
 def test_equal_accuracies_are_not_called_few() -> None:
