@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,31 +16,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas.data.images import store
 from nas.export import main, snippet
 from nas.folder import RunFolder
 from nas.models import formats
-from nas.models.formats import ExportError, compare
 from nas.models.saved import load_model
 from nas.training.augment import normalise
 from search_spaces.architecture import Architecture
 from search_spaces.cost import count
-from search_spaces.weights import save_weights
 from search_spaces.zoo import ZOO, load_architecture
+from tests.exporting import export, files
 from tests.models import CLASSES, EVERY_OP, MEAN, SMALL, STD, bare, network, trained
 from tests.strategies import architectures
 
 README = Path(__file__).parent.parent / "README.md"
-
-
-def _export(*args: object) -> int:
-    return main([str(arg) for arg in args])
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def _onnx_logits(file: Path, images: Tensor) -> Tensor:
@@ -55,7 +44,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the command writes for the network of every op."""
     folder = tmp_path_factory.mktemp("exported")
     weights = trained(folder / "run", EVERY_OP)
-    assert _export("--weights", weights, "--out", folder / "out") == 0
+    assert export("--weights", weights, "--out", folder / "out") == 0
     return folder / "out"
 
 
@@ -80,7 +69,7 @@ def test_rule_weights_a_card_that_claims_giant_images_takes_no_memory(
 
 
 def test_writes_these_files_and_no_others(exported: Path) -> None:
-    assert _files(exported) == ["model.json", "model.onnx", "model.pt2"]
+    assert files(exported) == ["model.json", "model.onnx", "model.pt2"]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4])
@@ -189,7 +178,7 @@ def test_output_is_short_and_names_the_files(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     weights = trained(tmp_path / "run", SMALL)
-    assert _export("--weights", weights, "--out", tmp_path / "out") == 0
+    assert export("--weights", weights, "--out", tmp_path / "out") == 0
     out, err = capfd.readouterr()
     assert err == ""
     lines = out.splitlines()
@@ -229,7 +218,7 @@ def test_the_readmes_example_prepares_images_as_training_does(
 
 def test_included_preprocessing_normalises_inside(tmp_path: Path, images: Tensor) -> None:
     weights = trained(tmp_path / "run", SMALL)
-    assert _export("--weights", weights, "--out", tmp_path, "--include-preprocessing") == 0
+    assert export("--weights", weights, "--out", tmp_path, "--include-preprocessing") == 0
     pixels = images[:, :, :16, :16].sigmoid()
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     with torch.no_grad():
@@ -238,14 +227,14 @@ def test_included_preprocessing_normalises_inside(tmp_path: Path, images: Tensor
     torch.testing.assert_close(program, expected)
     logits = _onnx_logits(tmp_path / "model.onnx", pixels)
     torch.testing.assert_close(logits, expected)
-    export = json.loads((tmp_path / "model.json").read_text())["export"]
-    assert export["includes_preprocessing"] is True
-    assert export["input"]["values"] == "pixels / 255"
+    written = json.loads((tmp_path / "model.json").read_text())["export"]
+    assert written["includes_preprocessing"] is True
+    assert written["input"]["values"] == "pixels / 255"
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = trained(tmp_path / "run", SMALL)
-    assert _export("--weights", weights, "--out", tmp_path / "out", "--dry-run") == 0
+    assert export("--weights", weights, "--out", tmp_path / "out", "--dry-run") == 0
     assert not (tmp_path / "out").exists()
     assert "would write" in capsys.readouterr().out
 
@@ -255,10 +244,10 @@ def test_one_format_alone_leaves_an_earlier_file_and_says_so(
 ) -> None:
     weights, arch = bare(tmp_path, SMALL)
     common = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out", "--formats")
-    assert _export(*common, "onnx") == 0
-    assert _files(tmp_path / "out") == ["model.json", "model.onnx"]
-    assert _export(*common, "torch-export") == 0
-    assert _files(tmp_path / "out") == ["model.json", "model.onnx", "model.pt2"]
+    assert export(*common, "onnx") == 0
+    assert files(tmp_path / "out") == ["model.json", "model.onnx"]
+    assert export(*common, "torch-export") == 0
+    assert files(tmp_path / "out") == ["model.json", "model.onnx", "model.pt2"]
     assert "model.onnx is of an earlier export" in capsys.readouterr().out
     card = json.loads((tmp_path / "out" / "model.json").read_text())
     assert list(card["export"]["files"]) == ["torch-export"]
@@ -268,7 +257,7 @@ def test_one_format_alone_leaves_an_earlier_file_and_says_so(
 def test_exporting_beside_the_weights_keeps_what_training_wrote(tmp_path: Path) -> None:
     weights = trained(tmp_path, SMALL)
     for _ in range(2):
-        assert _export("--weights", weights, "--out", tmp_path, "--formats", "torch-export") == 0
+        assert export("--weights", weights, "--out", tmp_path, "--formats", "torch-export") == 0
     card = json.loads((tmp_path / "model.json").read_text())
     assert card["metrics"]["test_accuracy"] == 0.5
     assert "export" in card
@@ -284,208 +273,16 @@ def test_exporting_beside_the_weights_is_no_damage(
         folder.start()
         folder.write("model.json", (tmp_path / "model.json").read_bytes())
     for _ in range(2):
-        assert _export("--weights", weights, "--out", tmp_path, "--formats", "torch-export") == 0
+        assert export("--weights", weights, "--out", tmp_path, "--formats", "torch-export") == 0
     assert "WARNING" not in capsys.readouterr().out
 
 
 def test_opset_is_the_one_asked_for(tmp_path: Path) -> None:
     weights, arch = bare(tmp_path, SMALL)
     args = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out", "--formats", "onnx")
-    assert _export(*args, "--opset", 18) == 0
+    assert export(*args, "--opset", 18) == 0
     model = onnx.load(tmp_path / "out" / "model.onnx")
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == 18
-
-
-# Errors: one line, status 2, nothing written.
-
-
-def _fails(capfd: pytest.CaptureFixture[str], *args: object) -> str:
-    assert _export(*args) == 2
-    err = capfd.readouterr().err
-    assert len(err.splitlines()) == 1
-    assert err.startswith("error: ")
-    return err
-
-
-def _pickle_file(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"stem": 1}))
-
-
-def _torch_file(path: Path) -> None:
-    torch.save(network(SMALL).state_dict(), path)
-
-
-def _cut_file(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-@pytest.mark.parametrize("spoil", [_pickle_file, _torch_file, _cut_file])
-def test_weights_are_safetensors_by_content(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
-) -> None:
-    weights = trained(tmp_path / "run", SMALL)
-    spoil(weights)
-    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
-    assert "safetensors" in err
-    assert "a pickle can run code" in err
-    assert not (tmp_path / "out").exists()
-
-
-def test_flipped_bit_in_the_weights_is_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    weights = trained(tmp_path / "run", SMALL)
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert "damaged" in _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_no_architecture_is_known(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    weights, _ = bare(tmp_path, SMALL)
-    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
-    assert "--arch must name the architecture" in err
-
-
-@pytest.mark.parametrize("with_card", [True, False])
-def test_other_architecture_than_the_weights_fit(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], with_card: bool
-) -> None:
-    weights = trained(tmp_path, SMALL) if with_card else bare(tmp_path, SMALL)[0]
-    err = _fails(
-        capfd, "--weights", weights, "--arch", "efficientnet-b0", "--out", tmp_path / "out"
-    )
-    if with_card:
-        assert "differs in resolution, num_classes, stem, stages, head_width. Leave --arch" in err
-    else:
-        assert "does not fit efficientnet-b0" in err
-
-
-def test_preprocessing_cannot_be_included_unknown(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    weights, arch = bare(tmp_path, SMALL)
-    args = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out")
-    assert "needs `preprocessing`" in _fails(capfd, *args, "--include-preprocessing")
-
-
-@pytest.mark.parametrize("exported_in_place", [False, True])
-def test_model_json_of_another_model_is_not_overwritten(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], exported_in_place: bool
-) -> None:
-    weights = trained(tmp_path / "run", SMALL)
-    trained(tmp_path / "other", EVERY_OP)
-    if exported_in_place:
-        other = tmp_path / "other" / "model.safetensors"
-        args = ("--weights", other, "--out", other.parent, "--formats", "torch-export")
-        assert _export(*args) == 0
-    before = (tmp_path / "other" / "model.json").read_bytes()
-    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "other")
-    assert "would be overwritten" in err
-    assert (tmp_path / "other" / "model.json").read_bytes() == before
-
-
-def test_missing_onnx_packages_name_the_extra(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = trained(tmp_path / "run", SMALL)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
-    assert "needs onnxruntime" in err
-    assert "pip install 'efficientnet-search[onnx]'" in err
-    args = ("--weights", weights, "--out", tmp_path / "out", "--formats", "torch-export")
-    assert _export(*args) == 0
-
-
-@pytest.mark.slow
-def test_opset_out_of_reach_keeps_the_earlier_files(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    weights, arch = bare(tmp_path, SMALL)
-    args = ("--weights", weights, "--arch", arch, "--out", tmp_path / "out", "--formats", "onnx")
-    assert _export(*args) == 0
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    capfd.readouterr()
-    assert "--opset 5 cannot be reached" in _fails(capfd, *args, "--opset", 5)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-
-
-def test_diverged_weights_are_not_exported(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    diverged = network(SMALL)
-    with torch.no_grad():
-        next(diverged.parameters()).fill_(torch.nan)
-    save_weights(diverged, tmp_path / "model.safetensors")
-    (tmp_path / "arch.json").write_text(SMALL.to_json())
-    args = ("--weights", tmp_path / "model.safetensors", "--arch", tmp_path / "arch.json")
-    args = (*args, "--out", tmp_path / "out", "--formats", "torch-export")
-    assert "not finite" in _fails(capfd, *args)
-    assert _files(tmp_path / "out") == []
-
-
-def test_failed_check_leaves_no_file(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def off_by_a_little(path: Path) -> formats.Run:
-        right = onnx_format.load(path)
-        return lambda images: right(images) * 1.001
-
-    onnx_format = formats.FORMATS["onnx"]
-    monkeypatch.setitem(formats.FORMATS, "onnx", replace(onnx_format, load=off_by_a_little))
-    weights = trained(tmp_path / "run", SMALL)
-    err = _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
-    assert "model.onnx differs from PyTorch by 1.0e-03" in err
-    assert _files(tmp_path / "out") == []
-
-
-def test_out_that_is_a_file_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    weights = trained(tmp_path / "run", SMALL)
-    (tmp_path / "out").write_text("")
-    assert "cannot be written" in _fails(capfd, "--weights", weights, "--out", tmp_path / "out")
-
-
-class _Decides(nn.Module):
-    """Looks at values, which a graph cannot."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
-
-
-def test_what_cannot_be_followed_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ExportError, match=r"cannot follow the module .* decisions on tensors"):
-        formats.trace(_Decides().eval(), (3, 8, 8))
-    assert capfd.readouterr() == ("", "")
-
-
-def test_compare_measures_differences() -> None:
-    images = torch.eye(3)
-    check = compare("x", lambda x: x + 1e-5, nn.Identity(), images)
-    assert check.batch_size == 3
-    assert check.max_abs_difference == pytest.approx(1e-5, rel=1e-2)
-    assert check.same_classes
-    tied = compare("x", lambda x: x + 1e-5 * images, nn.Identity(), torch.zeros(3, 3))
-    assert not tied.same_classes
-    with pytest.raises(ExportError, match="differs from PyTorch by inf"):
-        compare("x", lambda x: x[:, :2], nn.Identity(), images)
-    with pytest.raises(ExportError, match="differs from PyTorch by nan"):
-        compare("x", lambda x: x * torch.nan, nn.Identity(), images)
-
-
-class _Cancels(nn.Module):
-    """Small differences of large numbers, as a network has that has learnt little."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return (images + 3000) - 3000
-
-
-def test_a_difference_that_float32_explains_is_accepted() -> None:
-    images = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
-    check = compare("x", lambda x: x, _Cancels(), images)
-    assert 1e-4 < check.max_relative_difference < 2e-4
-    with pytest.raises(ExportError, match=r"by 1\.0e-03 .* \(at most 0\.000[45] is accepted\)"):
-        compare("x", lambda x: _Cancels()(x) + 1e-3 * images.max(), _Cancels(), images)
 
 
 @pytest.mark.slow
@@ -496,11 +293,11 @@ def test_any_architecture_is_exported(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     weights, arch = bare(folder, architecture)
-    assert _export("--weights", weights, "--arch", arch, "--out", folder / "out") == 0
+    assert export("--weights", weights, "--arch", arch, "--out", folder / "out") == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(ZOO))
 def test_zoo_is_exported(tmp_path: Path, name: str) -> None:
     weights, arch = bare(tmp_path, replace(ZOO[name](), resolution=64))
-    assert _export("--weights", weights, "--arch", arch, "--out", tmp_path / "out") == 0
+    assert export("--weights", weights, "--arch", arch, "--out", tmp_path / "out") == 0
