@@ -36,7 +36,7 @@ def test_compare_measures_differences() -> None:
 
 
 class _Cancels(nn.Module):
-    """Small differences of large numbers, as a network has that has learnt little."""
+    """Small differences of large numbers."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return (images + 3000) - 3000
@@ -48,3 +48,15 @@ def test_a_difference_that_float32_explains_is_accepted() -> None:
     assert 1e-4 < check.max_relative_difference < 2e-4
     with pytest.raises(ExportError, match=r"by 1\.0e-03 .* \(at most 0\.000[45] is accepted\)"):
         compare("x", lambda x: _Cancels()(x) + 1e-3 * images.max(), _Cancels(), images)
+
+
+class _HoldsToFloat32(nn.Module):
+    """Multiplies by a matrix that is made as it runs."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images @ torch.eye(3)
+
+
+def test_a_module_that_has_no_float64_fails_by_its_difference() -> None:
+    with pytest.raises(ExportError, match=r"by 1\.0e-03 .* \(at most 0\.0001 is accepted\)"):
+        compare("x", lambda x: x + 1e-3, _HoldsToFloat32(), torch.eye(3))

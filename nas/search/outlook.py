@@ -83,7 +83,10 @@ def estimate(plan: "Plan", left: Left) -> str:
     epochs = float(settings.epochs)
     if plan.halving is not None:
         epochs = expected_epochs(plan.halving, settings.epochs)
-    trial = seconds_of(epochs) if shared is None else shared.seconds_of_evaluation()
+    if shared is None:
+        trial = seconds_of(epochs)
+    else:
+        trial = workers.crowding * shared.seconds_of_evaluation()
     studies = bool(left.search) + bool(left.control) + 2 * bool(left.finals)  # stock B0 is apart
     parts = {
         "supernet": 0.0 if shared is None or left.begun else shared.seconds_of_training(),

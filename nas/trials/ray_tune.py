@@ -37,8 +37,8 @@ _TUNE_SETTINGS = {
     # all every ten seconds: the study has its own record, and Tune's folder is deleted.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",
-    # Ray learns of a lost machine later (15 s) than of a lost connection to a worker on it, and
-    # waits so long for what was lost, by default 1 s: the worker alone, it then seems.
+    # Ray learns of a lost machine later (15 s) than of a lost connection to a worker on it. It is
+    # to wait until then: by default it calls the worker unavailable before.
     "RAY_timeout_ms_task_wait_for_death_info": "60000",
 }
 """Read by Ray from the environment."""
