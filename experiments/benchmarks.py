@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ import numpy as np
 
 from nas.cli import UserError, load_function
 from search_spaces.architecture import Architecture
+from search_spaces.capacity import Capacity, capacity
 from search_spaces.cost import Cost
-from search_spaces.spaces import Choice, Choices, FactorizedSpace, Space, mnasnet
+from search_spaces.ops import MBConv
+from search_spaces.spaces import Choice, Choices, Counts, FactorizedSpace, Space, mnasnet
+from search_spaces.zoo import efficientnet_b0
 
 _SAMPLE = 501
 _TOY_NOISE = 0.01
@@ -106,6 +109,11 @@ def _from_file(path: Path) -> Benchmark:
     for name in ("Objective", "CHOICES"):
         if not hasattr(module, name):
             raise UserError(f"`--evaluator {path}` defines no {name}.")
+    if len(module.CHOICES) != 28:
+        raise UserError(
+            f"`CHOICES` of `--evaluator {path}` must hold four decisions for each of the seven "
+            f"stages of EfficientNet, 28 in all, but holds {len(module.CHOICES)}."
+        )
     objective = module.Objective()
     space = _TableSpace(path.stem, objective, module.CHOICES)
     return Benchmark(
@@ -113,14 +121,18 @@ def _from_file(path: Path) -> Benchmark:
         space=space,
         accuracy=space.accuracy,
         noise=_MEASURED_NOISE,
-        cost=space.cost,
+        cost=lambda choices: space.counts(choices).cost,
         target_macs=1e6 * objective.T,
     )
 
 
+Block = tuple[Any, ...]
+"""Expansion, kernel, layers, squeeze-excite."""
+
+
 class _TableSpace:
-    """Seven blocks of expansion, kernel, layers and squeeze-excite, with accuracies by a fit to
-    measured networks and additive costs; its networks are not built."""
+    """Seven blocks of expansion, kernel, layers and squeeze-excite in the widths and strides of
+    EfficientNet-B0, with accuracies by a fit to measured networks and additive costs."""
 
     _DECISIONS = ("expansion", "kernel", "layers", "se")
 
@@ -130,45 +142,62 @@ class _TableSpace:
         self.choices: dict[str, tuple[Choice, ...]] = {
             name: tuple(options) for name, options in zip(names, choices, strict=True)
         }
+        first = self._blocks({name: options[0] for name, options in self.choices.items()})
+        self._sums = _Sum(first, self._numbers)
 
     def accuracy(self, choices: Choices) -> float:
         return float(self._objective.acc(self._blocks(choices)))
 
-    def cost(self, choices: Choices) -> Cost:
-        """Sums of what the blocks add to the first network; the benchmark's costs are additive."""
-        total = self._first
-        for i, block in enumerate(self._blocks(choices)):
-            if (i, block) not in self._added:
-                blocks = [*self._first_blocks]
-                blocks[i] = block
-                whole = self._ask(blocks)
-                self._added[i, block] = tuple(
-                    a - b for a, b in zip(whole, self._first, strict=True)
-                )
-            total = tuple(a + b for a, b in zip(total, self._added[i, block], strict=True))
-        return Cost(params=round(total[1]), macs=round(total[0]))
+    def counts(self, choices: Choices) -> Counts:
+        """The costs are the benchmark's own, which count more than convolutions and classifier."""
+        macs, params, channels, log_fan_in = self._sums(self._blocks(choices))
+        cost = Cost(params=round(params), macs=round(macs))
+        return Counts(cost, Capacity(round(channels), log_fan_in))
 
     def decode(self, choices: Choices) -> Architecture:
-        raise NotImplementedError("The benchmark knows accuracies, not networks.")
+        return self._network(self._blocks(choices))
 
     def encode(self, architecture: Architecture) -> dict[str, Choice]:
-        raise NotImplementedError("The benchmark knows accuracies, not networks.")
+        raise NotImplementedError("The benchmark knows its networks by their choices.")
 
-    def _blocks(self, choices: Choices) -> list[tuple[Any, ...]]:
+    def _blocks(self, choices: Choices) -> list[Block]:
         values = [choices[name] for name in self.choices]
         return [tuple(values[i : i + 4]) for i in range(0, len(values), 4)]
 
-    def _ask(self, blocks: list[tuple[Any, ...]]) -> tuple[float, ...]:
-        return 1e6 * self._objective.macs(blocks), 1e6 * self._objective.params(blocks)
+    def _network(self, blocks: list[Block]) -> Architecture:
+        reference = efficientnet_b0()
+        stages = tuple(
+            replace(stage, block=MBConv(kernel=k, expansion=e, se_ratio=se / 4), repeats=n)
+            for stage, (e, k, n, se) in zip(reference.stages, blocks, strict=True)
+        )
+        return replace(reference, name=self.name, stages=stages)
 
-    @cached_property
-    def _first_blocks(self) -> list[tuple[Any, ...]]:
-        return self._blocks({name: options[0] for name, options in self.choices.items()})
+    def _numbers(self, blocks: list[Block]) -> tuple[float, ...]:
+        macs, params = self._objective.macs(blocks), self._objective.params(blocks)
+        able = capacity(self._network(blocks))
+        return 1e6 * macs, 1e6 * params, able.channels, able.log_fan_in
+
+
+class _Sum:
+    """Numbers of a network as sums of what its blocks add to those of the first."""
+
+    def __init__(
+        self, first: list[Block], numbers_of: Callable[[list[Block]], tuple[float, ...]]
+    ) -> None:
+        self._blocks, self._numbers_of = first, numbers_of
+        self._added: dict[tuple[int, Block], tuple[float, ...]] = {}
+
+    def __call__(self, blocks: list[Block]) -> tuple[float, ...]:
+        return tuple(map(sum, zip(self._first, *map(self._of, enumerate(blocks)), strict=True)))
 
     @cached_property
     def _first(self) -> tuple[float, ...]:
-        return self._ask(self._first_blocks)
+        return self._numbers_of(self._blocks)
 
-    @cached_property
-    def _added(self) -> dict[tuple[int, tuple[Any, ...]], tuple[float, ...]]:
-        return {}
+    def _of(self, at: tuple[int, Block]) -> tuple[float, ...]:
+        """What a block adds at its place."""
+        if at not in self._added:
+            place, block = at
+            whole = self._numbers_of([*self._blocks[:place], block, *self._blocks[place + 1 :]])
+            self._added[at] = tuple(a - b for a, b in zip(whole, self._first, strict=True))
+        return self._added[at]

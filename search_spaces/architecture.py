@@ -276,6 +276,20 @@ def units(architecture: Architecture) -> Iterator[Unit]:
     yield Unit("classifier", Plan(classifier, None), size)
 
 
+def units_by_stage(architecture: Architecture) -> list[list[Unit]]:
+    """The walk in parts: the stem, every stage, and head and classifier together."""
+    parts: list[list[Unit]] = [[] for _ in range(len(architecture.stages) + 2)]
+    for unit in units(architecture):
+        if unit.name == "stem":
+            index = 0
+        elif unit.name.startswith("stages."):
+            index = int(unit.name.split(".")[1]) + 1
+        else:
+            index = -1
+        parts[index].append(unit)
+    return parts
+
+
 @cache
 def _adapter(kind: type) -> TypeAdapter[Any]:
     """To be made once: it takes 75 times as long as reading a network with it."""

@@ -10,7 +10,7 @@ integer, fvcore's `conv` + `linear` count in eval mode.
 
 from dataclasses import dataclass
 
-from search_spaces.architecture import Architecture, Unit, units
+from search_spaces.architecture import Architecture, Unit, units, units_by_stage
 from search_spaces.builder import AnyNetwork, BuiltNetwork
 
 
@@ -58,13 +58,4 @@ def unit_cost(unit: Unit) -> Cost:
 
 def stage_costs(architecture: Architecture) -> list[Cost]:
     """Costs of the stem, of every stage, and of head and classifier together."""
-    costs = [Cost() for _ in range(len(architecture.stages) + 2)]
-    for unit in units(architecture):
-        if unit.name == "stem":
-            index = 0
-        elif unit.name.startswith("stages."):
-            index = int(unit.name.split(".")[1]) + 1
-        else:
-            index = -1
-        costs[index] += unit_cost(unit)
-    return costs
+    return [sum(map(unit_cost, part), Cost()) for part in units_by_stage(architecture)]

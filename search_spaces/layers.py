@@ -26,18 +26,21 @@ class Conv:
     activation: bool = True
 
     @property
+    def fan_in(self) -> int:
+        """Numbers that one output is made from."""
+        return self.kernel**2 * self.in_channels // self.groups
+
+    @property
     def params(self) -> int:
         """Trainable parameters: the kernel, and gamma and beta of the batch norm."""
-        weights = self.kernel**2 * self.in_channels // self.groups * self.out_channels
-        return weights + 2 * self.out_channels
+        return self.fan_in * self.out_channels + 2 * self.out_channels
 
     def out_size(self, size: int) -> int:
         return strided(size, self.stride)
 
     def macs(self, size: int) -> int:
         """Multiply-adds for an input of `size` pixels."""
-        per_position = self.kernel**2 * self.in_channels // self.groups * self.out_channels
-        return per_position * self.out_size(size) ** 2
+        return self.fan_in * self.out_channels * self.out_size(size) ** 2
 
     def activations(self, size: int) -> int:
         """Elements that the convolution puts out."""

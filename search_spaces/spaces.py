@@ -12,21 +12,31 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from search_spaces.adapt import adapt_resolution, fit_multiplier, scale_widths
-from search_spaces.architecture import Activation, Architecture, Stage
-from search_spaces.cost import Cost, count, stage_costs
+from search_spaces.architecture import Activation, Architecture, Stage, Unit, units_by_stage
+from search_spaces.capacity import Capacity, unit_capacity
+from search_spaces.cost import Cost, count, unit_cost
 from search_spaces.ops import MBConv, Op, PlainConv
 from search_spaces.rounding import round_width
 from search_spaces.zoo import efficientnet_b0, mobilenet_v2
 
+_Numbers = tuple[int, int, int, int, float]
+"""The fields of `Cost`, then of `Capacity`."""
 Choice = str | int | float
 Choices = Mapping[str, Choice]
 
 _PAPER_RESOLUTION, _PAPER_MACS = 224, 400e6
 _SMALLEST_DEFAULT_WIDTH = 0.2
 _CALIBRATION_SAMPLE = 15
+
+
+class Counts(NamedTuple):
+    """What is known of a network without training it."""
+
+    cost: Cost
+    capacity: Capacity
 
 
 class Space(Protocol):
@@ -165,30 +175,38 @@ class FactorizedSpace:
         Raises:
             ValueError: As `decode`.
         """
+        return self.counts(choices).cost
+
+    def counts(self, choices: Choices) -> Counts:
+        """As `cost`, and what `capacity(decode(choices))` gives but for rounding.
+
+        Raises:
+            ValueError: As `decode`.
+        """
         if choices.keys() != self._names:
             self._check(choices)
         keys = [key_of(choices) for key_of in self._keys]
         try:
-            costs = [known[key] for known, key in zip(self._known, keys, strict=True)]
+            blocks = [known[key] for known, key in zip(self._known, keys, strict=True)]
         except KeyError:
-            costs = self._learn(choices, keys)
-        params, macs, activations = map(sum, zip(*costs, strict=True))
-        return Cost(params, macs, activations)
+            blocks = self._learn(choices, keys)
+        params, macs, activations, channels, log_fan_in = map(sum, zip(*blocks, strict=True))
+        return Counts(Cost(params, macs, activations), Capacity(channels, log_fan_in))
 
-    def _learn(self, choices: Choices, keys: Sequence[Any]) -> list[tuple[int, int, int]]:
-        """The costs of a network's blocks; with the stem for the first, the head for the last."""
+    def _learn(self, choices: Choices, keys: Sequence[Any]) -> list[_Numbers]:
+        """The counts of a network's blocks; with the stem for the first, the head for the last."""
         self._check(choices)
-        stem, *blocks, head = stage_costs(self._network(choices))
-        blocks[0] += stem
-        blocks[-1] += head
-        costs = [(block.params, block.macs, block.activations) for block in blocks]
-        for known, key, cost in zip(self._known, keys, costs, strict=True):
-            known[key] = cost
-        return costs
+        stem, *blocks, head = units_by_stage(self._network(choices))
+        blocks[0] = stem + blocks[0]
+        blocks[-1] = blocks[-1] + head
+        for known, key, block in zip(self._known, keys, blocks, strict=True):
+            if key not in known:
+                known[key] = _numbers(block)
+        return [known[key] for known, key in zip(self._known, keys, strict=True)]
 
     @functools.cached_property
-    def _known(self) -> list[dict[Any, tuple[int, int, int]]]:
-        """Parameters, multiply-adds and activations of blocks seen before, block by block."""
+    def _known(self) -> list[dict[Any, _Numbers]]:
+        """The counts of blocks seen before, block by block."""
         return [{} for _ in self.reference.stages]
 
     @functools.cached_property
@@ -230,6 +248,11 @@ class FactorizedSpace:
             repeats=max(1, reference.repeats + choice["layers"]),
             stride=reference.stride,
         )
+
+
+def _numbers(block: list[Unit]) -> _Numbers:
+    cost, shape = sum(map(unit_cost, block), Cost()), sum(map(unit_capacity, block), Capacity())
+    return cost.params, cost.macs, cost.activations, shape.channels, shape.log_fan_in
 
 
 def _nothing(choices: Choices) -> None:

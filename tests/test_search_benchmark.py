@@ -8,6 +8,9 @@ import pytest
 
 from experiments.benchmarks import load_benchmark
 from experiments.search_benchmark import main, summary
+from nas.cli import UserError
+from nas.search.strategies import Counting
+from search_spaces.capacity import capacity
 from search_spaces.cost import Cost
 
 FILE = '''
@@ -39,6 +42,12 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_file_of_other_stages_is_refused(file: Path) -> None:
+    file.write_text(FILE.replace("range(7)", "range(6)"))
+    with pytest.raises(UserError, match="28 in all, but holds 24"):
+        load_benchmark(str(file))
+
+
 def _frame(folder: Path) -> pd.DataFrame:
     (table,) = folder.glob("*.csv")
     return pd.read_csv(table)
@@ -56,6 +65,12 @@ def test_costs_of_a_file_are_those_of_its_objective(file: Path) -> None:
         params = 1 + sum(e * n + se for e, _, n, se in blocks)
         assert benchmark.cost(choices) == Cost(params=params * 10**6, macs=macs * 10**6)
         assert benchmark.accuracy(choices) == pytest.approx(50 + np.sum(blocks) / 10)
+        network = benchmark.space.decode(choices)
+        assert [stage.repeats for stage in network.stages] == [n for _, _, n, _ in blocks]
+        assert isinstance(benchmark.space, Counting)
+        found, able = benchmark.space.counts(choices).capacity, capacity(network)
+        assert found.channels == able.channels
+        assert found.log_fan_in == pytest.approx(able.log_fan_in)
     assert benchmark.target("macs") == 300e6
     assert 10e6 < benchmark.target("params") < 100e6
 

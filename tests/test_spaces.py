@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from search_spaces.adapt import stride_budget
 from search_spaces.architecture import Architecture, units
+from search_spaces.capacity import capacity
 from search_spaces.cost import count
 from search_spaces.spaces import (
     SPACES,
@@ -156,11 +157,16 @@ FIXED = replace(PLAIN, width_factors=(1.0,))
 )
 @settings(max_examples=40)
 @given(data=st.data())
-def test_the_cost_of_choices_is_that_of_their_network(
+def test_what_choices_cost_and_can_is_what_their_network_does(
     space: FactorizedSpace, data: st.DataObject
 ) -> None:
     choices = {k: data.draw(st.sampled_from(options)) for k, options in space.choices.items()}
-    expected = count(space.decode(choices))
+    network = space.decode(choices)
+    expected, able = count(network), capacity(network)
+    found = space.counts(choices)
+    assert found.cost == expected
+    assert found.capacity.channels == able.channels
+    assert found.capacity.log_fan_in == pytest.approx(able.log_fan_in)
     assert space.cost(choices) == expected
     assert space.cost(dict(reversed(choices.items()))) == expected
     assert pickle.loads(pickle.dumps(space)).cost(choices) == expected

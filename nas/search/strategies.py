@@ -6,6 +6,7 @@ a function ``factory(seed: int) -> optuna.samplers.BaseSampler``, made anew for 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,8 +21,9 @@ from nas.samplers.controller import ControllerSampler
 from nas.samplers.evolution import RegularizedEvolutionSampler
 from nas.samplers.guided import ModelGuidedSampler
 from nas.samplers.seeding import OrderedNSGAIISampler, PerTrial
-from search_spaces.cost import Cost, count
-from search_spaces.spaces import Space
+from search_spaces.capacity import capacity
+from search_spaces.cost import count
+from search_spaces.spaces import Counts, Space
 
 TPE_STARTUP_TRIALS = 10
 
@@ -61,7 +63,8 @@ def guided(problem: Problem) -> BaseSampler:
 def known_costs(
     problem: Problem,
 ) -> Callable[[Sequence[Mapping[str, Any]]], np.ndarray]:
-    """The objective's cost first, then multiply-adds and parameters: all that arithmetic gives.
+    """The objective's cost first, then multiply-adds, parameters, and `Capacity`: what arithmetic
+    tells of a network.
 
     A latency is measured on a few networks of the space, and predicted for the others.
     """
@@ -69,12 +72,16 @@ def known_costs(
     counted = [m for m in (METRICS["macs"], METRICS["params"]) if isinstance(m, Counted)]
     if isinstance(metric, Counted):
         counted = [metric, *(m for m in counted if m.name != metric.name)]
-    cost_of = space.cost if isinstance(space, Costed) else lambda n: count(space.decode(n))
-    latency = PredictedLatency(space, metric, cost_of) if isinstance(metric, Latency) else None
+    counts_of = space.counts if isinstance(space, Counting) else partial(_counts_of_built, space)
+    latency = None
+    if isinstance(metric, Latency):
+        latency = PredictedLatency(space, metric, lambda network: counts_of(network).cost)
 
     def costs(networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        found = [cost_of(network) for network in networks]
-        columns = [[float(m.of(cost)) for cost in found] for m in counted]
+        found = [counts_of(network) for network in networks]
+        columns = [[float(m.of(cost)) for cost, _ in found] for m in counted]
+        columns.append([float(shape.channels) for _, shape in found])
+        columns.append([shape.log_fan_in for _, shape in found])
         if latency is not None:
             columns.insert(0, latency(networks).tolist())
         elif not isinstance(metric, Counted):
@@ -84,12 +91,17 @@ def known_costs(
     return costs
 
 
-@runtime_checkable
-class Costed(Protocol):
-    """A space that costs networks without building them, as `FactorizedSpace` does."""
+def _counts_of_built(space: Space, choices: Mapping[str, Any]) -> Counts:
+    network = space.decode(choices)
+    return Counts(count(network), capacity(network))
 
-    def cost(self, choices: Mapping[str, Any]) -> Cost:
-        """`count` of the network that the choices name."""
+
+@runtime_checkable
+class Counting(Protocol):
+    """A space that counts networks without building them, as `FactorizedSpace` does."""
+
+    def counts(self, choices: Mapping[str, Any]) -> Counts:
+        """`count` and `capacity` of the network that the choices name."""
         ...
 
 
