@@ -86,7 +86,7 @@ def test_the_answer_is_the_planted_optimum_not_the_luckiest_network() -> None:
     believed, observed = [], []
     for seed in range(4):
         study = new_study(ModelGuidedSampler(seed=seed))
-        search(study, EASY, _noisy(hits, 1.5, seed), 90)
+        search(study, EASY, _noisy(hits, 1.0, seed), 60)
         believed.append(hits(_sampler(study).recommend(study, 1)[0]))
         observed.append(hits(study.best_params))
     assert statistics.mean(believed) > statistics.mean(observed)

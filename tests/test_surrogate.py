@@ -66,9 +66,13 @@ def test_the_posterior_is_scikit_learn_s(part: Part, kernel: Callable[[float], K
     theirs = _scikit_learn_s(kernel(scale), noise + JITTER + extra / values.var())
     theirs.fit(networks[part.columns], values)
     mean, deviation = theirs.predict(others[part.columns], return_std=True)
+    covariance: Any = theirs.predict(others[part.columns], return_cov=True)[1]
     assert ours.mean(others) == pytest.approx(mean, rel=1e-9)
     assert ours.mean_and_deviation(others)[0] == pytest.approx(mean, rel=1e-9)
     assert ours.mean_and_deviation(others)[1] == pytest.approx(deviation, rel=1e-5)
+    first, second = FEATURES(_drawn(12, seed=5)[:4]), FEATURES(_drawn(12, seed=5)[4:])
+    assert ours.covariance(first, second) == pytest.approx(covariance[:4, 4:], rel=1e-5, abs=1e-9)
+    assert ours.noise_variance == pytest.approx(noise * values.var())
 
 
 @alone
@@ -91,8 +95,8 @@ def test_the_sum_of_all_parts_follows_the_closed_form() -> None:
     rows = _drawn(30)
     networks, others = FEATURES(rows), FEATURES(_drawn(10, seed=5))
     values, parts = _values(rows, 0.5), parts_for(networks)
-    assert len(parts) == 8
-    scales = np.linspace(0.1, 0.9, 9)
+    assert len(parts) == 9
+    scales = np.linspace(0.1, 1.0, 10)
     within, across, prior = (
         np.sum([s * p.covariance(a, b) for s, p in zip(scales, parts, strict=False)], axis=0)
         for a, b in ((networks, networks), (others, networks), (others, others))
@@ -168,7 +172,8 @@ def test_draws_have_the_posterior_s_mean_and_deviation() -> None:
 def test_a_draw_is_one_function() -> None:
     networks = FEATURES(_drawn(10))
     parts = parts_for(networks)
-    surrogate = Surrogate(parts, np.ones(9), networks, _values(_drawn(10), 0.5), np.zeros(10))
+    values = _values(_drawn(10), 0.5)
+    surrogate = Surrogate(parts, np.ones(len(parts) + 1), networks, values, np.zeros(10))
     function = surrogate.draw(np.random.default_rng(0))
     assert np.array_equal(function(networks), function(networks))
     assert function(FEATURES(_drawn(10)[4:6])) == pytest.approx(function(networks)[4:6])

@@ -1,4 +1,4 @@
-"""What a model believes of the objective, and the networks that this makes worth a trial."""
+"""What a model believes of the objective."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import norm
 
 from nas.samplers.features import Features
-from nas.samplers.history import Choices, Indices
+from nas.samplers.history import Indices
 from nas.samplers.surrogate import Surrogate
 
 Array = np.ndarray
@@ -15,8 +15,6 @@ Score = Callable[[Array], Array]
 """Index vectors of n networks, (n, choices) -> a number each, (n,); more is better."""
 Factor = Callable[[Array], Array]
 """Known costs of n networks, (n, costs) -> a positive number each, (n,)."""
-
-_PARENTS, _CLIMBS, _MUTANTS, _MUTATIONS, _MAX_STEPS = 8, 2, 250, 5, 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +40,16 @@ class Belief:
         factor = self.factor(networks.costs)
         return mean * factor, deviation * factor
 
+    def covariance(self, a: Array, b: Array) -> Array:
+        """Between the objectives of networks, noise aside, (networks of a, networks of b)."""
+        left, right = self.features(a), self.features(b)
+        factors = np.outer(self.factor(left.costs), self.factor(right.costs))
+        return self.surrogate.covariance(left, right) * factors
+
+    def noise_variance(self, indices: Array) -> Array:
+        """Of a measurement of the objective, (n,)."""
+        return self.surrogate.noise_variance * self.factor(self.features(indices).costs) ** 2
+
     def draw(self, rng: np.random.Generator) -> Score:
         """An objective drawn from the posterior."""
         function = self.surrogate.draw(rng)
@@ -59,94 +67,42 @@ class Belief:
         return replace(self, factor=lambda costs: np.minimum(1.0, budget / costs[:, 0]))
 
 
-class Candidates:
-    """Looks for networks with a high score, by climbing from what is believed good."""
+class Contest:
+    """The best network against rivals, in what the model believes of their differences."""
 
-    def __init__(self, choices: Choices, belief: Belief, rng: np.random.Generator) -> None:
-        self._belief, self._rng, self._sizes = belief, rng, np.array(choices.sizes)
-        self._places = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        self._options = np.concatenate([np.arange(size) for size in self._sizes])
-        believed = belief.mean(belief.measured)
-        self._top = _distinct(belief.measured[np.argsort(-believed, kind="stable")])[:_PARENTS]
-        starts = [*self._top[:_CLIMBS], self._any_measured()]
-        self._climbed = _distinct(np.array([self.climb(belief.mean, s) for s in starts]))
+    def __init__(self, belief: Belief, best: Array, rivals: Array) -> None:
+        self._belief = belief
+        self._all = np.concatenate([best[None], rivals])
+        mean, covariance = belief.mean(self._all), belief.covariance(self._all, self._all)
+        self._ahead = mean[1:] - mean[0]
+        variances = np.diag(covariance)
+        self._variances = variances[1:] + variances[0] - 2 * covariance[0, 1:]
 
-    def of_greatest_improvement(self, taken: set[Indices]) -> Indices:
-        """The candidate not `taken` of greatest expected improvement on the best mean.
+    def chances(self) -> Array:
+        """That a rival is the better one, (rivals,)."""
+        return norm.cdf(self._ahead / self._deviation(self._variances))
 
-        Expected improvement over a believed best, not over a noisy measurement.
-        """
-        pool = self._pool()
-        free = np.array([tuple(row) not in taken for row in pool.tolist()])
-        if not free.any():
-            return tuple(pool[0].tolist())
-        pool = pool[free]
-        best = self._belief.mean(np.concatenate([self._top, self._climbed])).max()
-        mean, deviation = self._belief.mean_and_deviation(pool)
-        gain = (mean - best) / deviation
-        improvement = np.log(deviation) + _log_improvement(gain)
-        return tuple(pool[int(np.argmax(improvement))].tolist())
+    def left_by(self, networks: Array) -> Array:
+        """What all rivals are expected to gain still after a measurement of a network, (n,)."""
+        belief = self._belief
+        across = belief.covariance(networks, self._all)
+        told = across[:, 1:] - across[:, :1]
+        deviation = belief.mean_and_deviation(networks)[1]
+        measured = deviation**2 + belief.noise_variance(networks)
+        left = self._deviation(self._variances - told**2 / measured[:, None])
+        return np.exp(np.log(left) + log_improvement(self._ahead / left)).sum(1)
 
-    def best_of_a_draw(self) -> Indices:
-        """Where an objective drawn from the posterior is best (Thompson sampling)."""
-        score = self._belief.draw(self._rng)
-        starts = [*self._top[:_CLIMBS], *self._climbed[:1], self._any_measured()]
-        ends = np.array([self.climb(score, start) for start in starts])
-        return tuple(ends[int(np.argmax(score(ends)))].tolist())
-
-    def best(self, number: int, besides: set[Indices]) -> list[Indices]:
-        """The candidates of highest mean but for some, best first, measured or not."""
-        pool = _distinct(np.concatenate([self._belief.measured, self._pool()]))
-        order = np.argsort(-self._belief.mean(pool), kind="stable")
-        ranked = map(tuple, pool[order].tolist())
-        return [indices for indices in ranked if indices not in besides][:number]
-
-    def climb(self, score: Score, start: Array) -> Array:
-        """The end of steepest ascent over single choices."""
-        here, height = start, score(start[None])[0]
-        for _ in range(_MAX_STEPS):
-            around = self._neighbours(here)
-            if not len(around):
-                return here
-            heights = score(around)
-            best = int(np.argmax(heights))
-            if heights[best] <= height:
-                return here
-            here, height = around[best], heights[best]
-        return here
-
-    def _pool(self) -> Array:
-        """Good networks, their neighbours, and mutants of them."""
-        parents = np.concatenate([self._climbed, self._top])
-        best = parents[int(np.argmax(self._belief.mean(parents)))]
-        return _distinct(np.concatenate([parents, self._neighbours(best), self._mutants(parents)]))
-
-    def _mutants(self, parents: Array) -> Array:
-        rng, sizes = self._rng, self._sizes
-        mutants = parents[rng.integers(len(parents), size=_MUTANTS)]
-        for mutant in mutants:
-            number = min(len(sizes), int(rng.integers(1, _MUTATIONS + 1)))
-            places = rng.choice(len(sizes), number, replace=False)
-            mutant[places] = rng.integers(sizes[places])
-        return mutants
-
-    def _neighbours(self, indices: Array) -> Array:
-        """Those that differ in one choice, (n, choices)."""
-        others = self._options != indices[self._places]
-        rows = np.repeat(indices[None], others.sum(), axis=0)
-        rows[np.arange(len(rows)), self._places[others]] = self._options[others]
-        return rows
-
-    def _any_measured(self) -> Array:
-        measured = self._belief.measured
-        return measured[int(self._rng.integers(len(measured)))]
+    def _deviation(self, variances: Array) -> Array:
+        """Never zero, nor rounding errors alone."""
+        least = max(1e-12 * self._variances.max(initial=0.0), 1e-100)
+        return np.sqrt(np.maximum(variances, least))
 
 
 def undominated(belief: Belief, networks: Sequence[Indices]) -> list[Indices]:
     """Those that no other is believed to beat in both accuracy and first cost, by cost."""
     if not networks:
         return []
-    rows = _distinct(np.array(networks))
+    rows = distinct(np.array(networks))
     found = belief.features(rows)
     costs, accuracies = found.costs[:, 0], belief.surrogate.mean(found)
     kept, best = [], -np.inf
@@ -157,13 +113,13 @@ def undominated(belief: Belief, networks: Sequence[Indices]) -> list[Indices]:
     return kept
 
 
-def _distinct(rows: Array) -> Array:
+def distinct(rows: Array) -> Array:
     """Without repeats, in the order of first appearance."""
     _, first = np.unique(rows, axis=0, return_index=True)
     return rows[np.sort(first)]
 
 
-def _log_improvement(gain: Array) -> Array:
+def log_improvement(gain: Array) -> Array:
     """log(pdf(gain) + gain * cdf(gain)); by its asymptote where that would underflow."""
     plain = norm.pdf(gain) + gain * norm.cdf(gain)
     far = norm.logpdf(gain) - 2 * np.log(np.maximum(-gain, 1.0))

@@ -17,7 +17,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.samplers.belief import Belief, Candidates, Factor, undominated
+from nas.samplers.belief import Belief, Factor, undominated
+from nas.samplers.candidates import Candidates
 from nas.samplers.features import Costs, Features
 from nas.samplers.history import Choices, ChoiceSampler, Indices
 from nas.samplers.measurements import Measurements, measurements, networks_of
@@ -39,10 +40,9 @@ class GuidedSettings:
 
     startup_trials: int = 10
     """Finished trials before which networks are drawn uniformly."""
-    greedy_trials: int = 60
+    greedy_trials: int = 40
     """Finished trials before which a network is the one of greatest expected improvement; from
-    then on it is the best by an objective drawn from the posterior (Thompson sampling), which
-    tries what is seldom tried."""
+    then on it is the one that tells most of whether another than the best believed is better."""
 
     def __post_init__(self) -> None:
         """
@@ -111,7 +111,7 @@ class ModelGuidedSampler(ChoiceSampler):
         if num_finished < self._settings.greedy_trials:
             proposal = candidates.of_greatest_improvement(taken)
         else:
-            proposal = candidates.best_of_a_draw()
+            proposal = candidates.most_telling(taken)
         return choices.avoid(taken, proposal, rng)
 
     def recommend(self, study: Study, number: int) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 The covariance of two networks is a sum of parts, each for a way in which networks are alike: the
 same options, nearby options, pairs of options, the same totals of a decision over the blocks, and
-nearby costs. Costs say most: on the benchmark of `experiments.search_benchmark` 60 measurements
-explain .66 of the variance of accuracy by options alone, .87 with multiply-adds and parameters.
-How much each part and the noise count is fitted by marginal likelihood (Rasmussen & Williams
-2006, section 5.4.1), with a wide prior on each.
+nearby costs, alone and in pairs. What is known of a network untrained says most: on the benchmark
+of `experiments.search_benchmark` 60 measurements explain .79 of the variance of accuracy by options
+alone, .92 with multiply-adds and parameters, .94 with its capacity too. How much each part and the
+noise count is fitted by marginal likelihood (Rasmussen & Williams 2006, section 5.4.1), with a wide
+prior on each.
 """
 
 from collections.abc import Callable, Sequence
@@ -130,9 +131,11 @@ def parts_for(networks: Networks) -> list[Part]:
         Linear("levels"),
         Linear("levels", degree=2),
         Linear("decisions"),
-        # exp(-(choices that differ) / (a quarter of the choices))
-        Radial("one-hot", length=np.sqrt(max(1.0, networks.num_choices / 4))),
+        # exp(-(choices that differ) / (all choices)): with a shorter length a single choice is
+        # believed to matter more uncertainly than it does, and trials go where nothing is to gain.
+        Radial("one-hot", length=np.sqrt(max(1.0, networks.num_choices))),
         Linear("costs"),
+        Linear("costs", degree=2),
         Radial("costs"),
     ]
     return [part for part in parts if part.columns in networks]
@@ -179,6 +182,24 @@ class Surrogate:
         prior = sum((s * part.variance(networks) for s, part in pairs), np.zeros(len(networks)))
         deviations = np.sqrt(np.maximum(prior - (shares**2).sum(0), 1e-12))
         return self.mean(networks), deviations * self._unit
+
+    def covariance(self, a: Networks, b: Networks) -> Array:
+        """Between the values of networks, noise aside, (networks of a, networks of b)."""
+        shares = [
+            solve_triangular(
+                self._factor[0],
+                self._covariance(self._networks, networks),
+                lower=True,
+                check_finite=False,
+            )
+            for networks in (a, b)
+        ]
+        return (self._covariance(a, b) - shares[0].T @ shares[1]) * self._unit**2
+
+    @property
+    def noise_variance(self) -> float:
+        """Of a measurement, in squared units of the values."""
+        return float(self._scales[-1]) * self._unit**2
 
     def draw(self, rng: np.random.Generator) -> Function:
         """A function that the measurements leave possible, drawn from the posterior.
