@@ -38,13 +38,13 @@ class Candidates:
         return tuple(pool[int(np.argmax(improvement))].tolist())
 
     def most_telling(self, taken: set[Indices]) -> Indices:
-        """The candidate not `taken` that leaves the least to be gained by an answer other than the
-        best believed.
+        """The candidate not `taken` (any, where all are) that leaves the least to be gained by
+        another answer than the best believed.
 
-        Gained by a rival: its expected improvement on the best. A measurement leaves less of it
-        the more it says of their difference, whatever it turns out to be. Rivals are the best's
-        neighbours, what else is believed good, and where objectives drawn from the posterior are
-        best; candidates are mixtures of them.
+        What a rival may gain is its expected improvement on the best, which a measurement leaves
+        the less of, the more it says of their difference, whatever it turns out to be. Rivals are
+        the best's neighbours, what else is believed good, and where objectives drawn from the
+        posterior are best; candidates are mixtures of them. Ours; measured in experiments/LOG.md.
         """
         climbed = self._climbed
         best = climbed[int(np.argmax(self._belief.mean(climbed)))]

@@ -1,9 +1,9 @@
 """Model-guided search: learn accuracy, know cost, answer with what the model believes best.
 
 What makes the search for a network special, and what this uses: cost is known exactly without
-training, so that only accuracy is learnt, and learnt from the cost too; choices are categorical,
-and the same decision recurs in every block; a measurement is noisy, so that the best one is mostly
-lucky; several workers ask at once.
+training, so that only accuracy is learnt, and learnt from cost and shape too; choices are
+categorical, and the same decision recurs in every block; a measurement is noisy, so that the best
+one is mostly lucky; several workers ask at once.
 """
 
 import itertools
@@ -80,7 +80,8 @@ class ModelGuidedSampler(ChoiceSampler):
         """
         Args:
             costs: Costs of networks that are known without measuring them, such as multiply-adds
-                and parameters; the first is the one of the objective.
+                and parameters, and what else is known and positive, such as `Capacity`; the first
+                is the one of the objective.
             discount: Of the objective, from the first cost; None: the value itself is learnt.
             settings: How it searches.
             seed: Of every draw, with the trial's number.
