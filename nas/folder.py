@@ -18,9 +18,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from nas.cli import UserError
+from nas.conditions import changes
 from nas.training.engine import Choice
 from nas.untrusted import printable
-from search_spaces.files import atomic_write, differences, exclusive, remove_leftovers
+from search_spaces.files import atomic_write, exclusive, remove_leftovers
 from search_spaces.zoo import split_argument
 
 FORMAT = 3
@@ -168,8 +169,6 @@ class RunFolder:
     def compare(self, conditions: Mapping[str, Any]) -> bool:
         """Whether the folder holds a run already; nothing is written, and no lock is needed.
 
-        Images of one `fingerprint` are the same `data`, whatever their folder is called now.
-
         Raises:
             UserError: The run was started under other conditions; the message names them.
         """
@@ -178,11 +177,9 @@ class RunFolder:
         new = json.loads(json.dumps(dict(conditions)))
         if old is None:
             return False
-        if "fingerprint" in old and old["fingerprint"] == new.get("fingerprint"):
-            old["data"] = new.get("data")
-        if changes := differences(old, new):
+        if changed := changes(old, new):
             raise UserError(
-                f"{self.path} was started with other conditions: {'; '.join(changes)}. "
+                f"{self.path} was started with other conditions: {'; '.join(changed)}. "
                 f"Its trials would not compare. Restore them, or choose a new {self._flag}."
             )
         return True

@@ -5,6 +5,7 @@ Memory is counted without running anything (`nas.training.memory`); latency is m
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +23,8 @@ BATCH = 64
 """Images of the larger inference."""
 LARGEST_BATCH = 2**16
 """No larger batches are looked for."""
+_DISORDER = 1.5
+"""How much longer than a larger network one takes that was measured beside other work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +199,7 @@ def needs_table(needs: Sequence[Needs], device: Device) -> str:
         f"\n{table}\n",
         *_marks(needs, device),
         *(f"note    {need.name}: {note}" for need in needs for note in need.notes),
+        *_disorder(needs),
     ]
     return "\n".join(lines).rstrip()
 
@@ -211,6 +215,22 @@ def _marks(needs: Sequence[Needs], device: Device) -> Iterator[str]:
         yield f"! will not fit in training with {batch} images {room}: {', '.join(training)}"
     if inference:
         yield f"! will not fit in inference with {BATCH} images {room}: {', '.join(inference)}"
+
+
+def _disorder(needs: Sequence[Needs]) -> Iterator[str]:
+    """What is to be said where a network took clearly less time than a smaller one."""
+    for small, large in itertools.pairwise(needs):
+        if (small.inference_bytes_1 or 0) >= (large.inference_bytes_1 or 0):
+            continue
+        both = (small.latency_ms_1, large.latency_ms_1), (small.latency_ms_64, large.latency_ms_64)
+        for less, more in both:
+            if less is not None and more is not None and less > _DISORDER * more:
+                yield (
+                    f"note    {large.name} took {_milliseconds(more)} ms and the smaller "
+                    f"{small.name} {_milliseconds(less)} ms: other work was in the way, so do not "
+                    "rely on these latencies. The same command measures them again"
+                )
+                return
 
 
 def _shown(count: int | None, fits: bool | None = None) -> str:

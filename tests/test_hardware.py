@@ -159,6 +159,17 @@ def test_columns() -> None:
     assert list(needs_frame([], DEVICE).columns) == list(frame.columns)
 
 
+@pytest.mark.parametrize("field", ["latency_ms_1", "latency_ms_64"])
+def test_impossible_latencies_are_noticed(field: str) -> None:
+    """As beside another training (B0 139 ms, B1 21.6 ms)."""
+    small, large = member_needs([SMALL, LARGE], DEVICE, measure=False)
+    for first, second, noticed in ((139, 21.6, True), (30, 21.6, False), (None, 21.6, False)):
+        needs = [replace(small, **{field: first}), replace(large, **{field: second})]
+        words = f"{LARGE.name} took 21.6 ms and the smaller {SMALL.name} 139 ms: other work was"
+        assert (words in needs_table(needs, DEVICE)) is noticed
+        assert "other work" not in needs_table(needs[::-1], DEVICE)
+
+
 def test_the_table() -> None:
     common: dict[str, Any] = {"train_batch": 128, "fits_inference": True}
     needs = [

@@ -203,7 +203,7 @@ def test_row_22_trials_workers_and_finalists_may_change(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--target-flops", "600M"], "target_macs was 400M, now 600M"),
+        (["--target-flops", "600M"], "target_flops was 400M, now 600M"),
         (["--w", "-0.1"], "w was -0.07, now -0.1"),
         (["--space", "efficientnet"], "space was 'mnasnet', now 'efficientnet'"),
         (["--seed", "1"], "seed was 0, now 1"),

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from nas.cli import UserError, format_duration, format_number, plural
+from nas.conditions import changes
 from nas.cores import num_cores
 from nas.data.dataset import ImageData, Split
 from nas.folder import RunFolder
@@ -23,7 +24,6 @@ from nas.training.trainer import Trainer
 from nas.untrusted import printable
 from search_spaces.builder import AnyNetwork, BuiltNetwork
 from search_spaces.cost import count
-from search_spaces.files import differences
 from search_spaces.network import AnyModule
 from search_spaces.weights import Naming, load_weights, read_weights
 
@@ -188,18 +188,12 @@ def _show_plan(job: Job, pace: Pace, finished: int) -> None:
 def refuse_changes(job: Job, old: Mapping[str, Any], folder: Path) -> None:
     """Raise unless `old`, which a folder says of itself, are the conditions of this training.
 
-    The same images in a folder of another name are the same data.
-
     Raises:
         UserError: They differ; the message names how.
     """
-    fingerprint = f"({job.data.fingerprint})"
-    if str(old.get("data")).endswith(fingerprint):
-        old = {**old, "data": job.conditions["data"]}
-    changes = differences(old, job.conditions)
-    if changes:
+    if changed := changes(old, job.conditions):
         raise UserError(
-            f"{folder} holds a training with other settings: {'; '.join(changes)}. "
+            f"{folder} holds a training with other settings: {'; '.join(changed)}. "
             "Restore them, or choose another --out."
         )
 
