@@ -185,7 +185,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert list(tmp_path.iterdir()) == []
     output = capsys.readouterr().out
     assert "trial   long: 16 epochs, 32 px, T = 8M · 8 trials" in output
-    assert "time known after the first trials" in output
+    assert "no estimate before the first trials" in output
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ def seconds_of_starts(workers: "Workers", studies: int) -> float:
 def about(seconds: float | None) -> str:
     """An estimate for people."""
     if seconds is None:
-        return "time known after the first trials"
+        return "no estimate before the first trials"
     return f"about {format_duration(seconds)}"
 
 
