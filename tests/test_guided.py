@@ -245,6 +245,27 @@ def test_eight_asked_in_parallel_differ(finished: int, directions: list[Directio
     assert len({repr(ask(study, BLOCKS)) for _ in range(8)}) == 8
 
 
+@pytest.mark.parametrize(
+    ("finished", "running", "drawn"),
+    [(7, 0, True), (8, 0, False), (4, 3, True), (4, 4, False), (3, 5, True), (3, 20, True)],
+)
+def test_networks_are_drawn_until_enough_have_begun_and_half_of_them_ended(
+    finished: int, running: int, drawn: bool
+) -> None:
+    """Who asks eight at a time learns as soon as who asks one by one."""
+    asked = []
+    for startup_trials in (8, 1000):
+        settings = GuidedSettings(startup_trials=startup_trials)
+        study = new_study(ModelGuidedSampler(settings=settings))
+        for i, network in enumerate(_all(EASY)[: finished + running]):
+            if i < finished:
+                add(study, EASY, network, value=hits(network))
+            else:
+                add(study, EASY, network, TrialState.RUNNING)
+        asked.append(ask(study, EASY))
+    assert (asked[0] == asked[1]) is drawn
+
+
 @pytest.mark.parametrize("greedy_trials", [5, 100])
 def test_a_network_that_failed_is_not_tried_again(greedy_trials: int) -> None:
     settings = GuidedSettings(startup_trials=5, greedy_trials=greedy_trials)

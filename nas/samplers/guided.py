@@ -7,6 +7,7 @@ one is mostly lucky; several workers ask at once.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,8 @@ class GuidedSettings:
     """Ours; measured with `experiments.search_benchmark`, see experiments/LOG.md."""
 
     startup_trials: int = 10
-    """Finished trials before which networks are drawn uniformly."""
+    """Trials before which networks are drawn uniformly; half of them must have finished, the
+    others may still run, so that with many workers no more are drawn than with one."""
     greedy_trials: int = 40
     """Finished trials before which a network is the one of greatest expected improvement; from
     then on it is the one that tells most of whether another than the best believed is better."""
@@ -103,7 +105,9 @@ class ModelGuidedSampler(ChoiceSampler):
         """A network to measure."""
         taken = self.past.taken(study, choices, trial) | _failed(study, choices)
         num_finished = len(self.past.finished(study))
-        if num_finished < self._settings.startup_trials:
+        running = networks_of(study, choices, TrialState.RUNNING, besides=trial.number)
+        startup = self._settings.startup_trials
+        if num_finished + len(running) < startup or num_finished < math.ceil(startup / 2):
             return choices.avoid(taken, choices.draw(rng), rng)
         belief = self._belief(study, choices, besides=trial.number)
         if len(study.directions) > 1:
