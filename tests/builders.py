@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d
 from torchvision.models import MobileNetV2, ResNet
 from torchvision.models.resnet import BasicBlock
 
-from scaling_search.compound import scale_by
+from scaling_search.compound import Coefficients, scale_by
 from search_spaces.architecture import Architecture
 from search_spaces.builder import BuiltNetwork
 from search_spaces.network import Network
@@ -17,6 +17,15 @@ from search_spaces.rounding import Rounding
 from search_spaces.zoo import ZOO
 
 ROUNDING = Rounding()
+PAPER = Coefficients(1.2, 1.1, 1.15)
+
+
+def built(function: str, resolution: int = 8, depth: float = 1, width: float = 1) -> BuiltNetwork:
+    """What a builder of this module makes, described."""
+    reference = f"tests.builders:{function}"
+    return BuiltNetwork(
+        name=function, reference=reference, resolution=resolution, depth=depth, width=width
+    )
 
 
 class Plain(nn.Module):

@@ -11,6 +11,7 @@ from nas.ram import available_memory
 from nas.train import main as train
 from tests.grid_evaluators import TINY
 from tests.trainings import flags, write_digits, write_tiny
+from tests.trees import plant
 
 # Time per example says nothing on a shared machine.
 hypothesis.settings.register_profile("default", deadline=None)
@@ -52,6 +53,12 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.touch()
     monkeypatch.setenv("GRID_CALLS", str(file))
     return file
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """The images whose cache is tested; elsewhere, those of its module."""
+    return plant(tmp_path / "pets", {"train/cat": 20, "train/dog": 30, "val/cat": 2, "val/dog": 2})
 
 
 @pytest.fixture(scope="module")

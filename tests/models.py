@@ -94,3 +94,9 @@ def tiny(resolution: int = 8, num_classes: int = 10) -> Architecture:
         ),
         head_width=64,
     )
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether both have the same state, to the bit."""
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)

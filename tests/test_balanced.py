@@ -26,7 +26,7 @@ from nas.training.recipe import Augment, Recipe
 from nas.training.score import class_means
 from scaling_search.next_training import data_words
 from tests.models import tiny
-from tests.test_training import image_data
+from tests.noise import image_data
 from tests.trainings import flags
 from tests.trees import plant
 

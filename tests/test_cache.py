@@ -1,39 +1,27 @@
-"""Decoded images on disk: decoded once, mapped by all, made anew when damaged, never half."""
+"""Decoded images on disk: decoded once, mapped by all, made anew when damaged."""
 
-import fcntl
-import os
 import pickle
-import resource
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nas.data import cache, images
+from nas.data import images
 from nas.data.cache import Cache, Mapped
 from nas.data.dataset import DataError, ImageData, load_for_search, load_for_training
 from nas.run import Settings
 from nas.trials.execution import execute
 from nas.workers import Workers
 from search_spaces.architecture import Architecture
+from tests.caching import SIZE
+from tests.caching import equal as _equal
+from tests.caching import load as _load
+from tests.caching import only_file as _file
 from tests.searching import fixed_study, proposals
-from tests.trees import contents, plant, same
-
-SIZE = 16
-
-
-@pytest.fixture
-def pets(tmp_path: Path) -> Path:
-    return plant(tmp_path / "pets", {"train/cat": 20, "train/dog": 30, "val/cat": 2, "val/dog": 2})
+from tests.trees import contents, same
 
 
 @pytest.fixture
@@ -48,24 +36,6 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(images, "store", counting)
     return calls
-
-
-def _load(pets: Path, folder: Path | None, **options: Any) -> ImageData:
-    cache = None if folder is None else Cache(folder)
-    return load_for_search(str(pets), size=SIZE, cache=cache, **options)
-
-
-def _equal(one: ImageData, other: ImageData) -> bool:
-    return (
-        same(one.train, other.train)
-        and same(one.search_validation, other.search_validation)
-        and one.fingerprint == other.fingerprint
-    )
-
-
-def _file(folder: Path) -> Path:
-    (file,) = folder.iterdir()
-    return file
 
 
 def test_a_second_start_decodes_nothing(pets: Path, tmp_path: Path, decoded: list[int]) -> None:
@@ -216,143 +186,6 @@ def test_workers_of_ray_map_the_file(pets: Path, tmp_path: Path) -> None:
     study = fixed_study(tmp_path / "study.db", proposals(2))
     execute(study, Looking(data.train.images), Workers(count=2))
     assert [result.outcome.accuracy for result in study.results] == [1.0, 1.0]
-
-
-# Faults
-
-
-@contextmanager
-def _little_room() -> Iterator[None]:
-    """No file may become longer than 10 kB: neither may the log that this suite writes, so for the
-    length of a call only."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def _stays_in_memory(
-    pets: Path, folder: Path, why: str, room: AbstractContextManager[None] | None = None
-) -> None:
-    with room or nullcontext():
-        data = _load(pets, folder)
-    assert _equal(data, _load(pets, None))
-    assert not isinstance(data.train.images, np.memmap)
-    (notice,) = data.notices
-    assert why in notice
-    assert "name another --cache-dir" in notice
-
-
-def test_without_room_for_the_file_images_stay_in_memory(pets: Path, tmp_path: Path) -> None:
-    _stays_in_memory(pets, tmp_path / "cache", "File too large", _little_room())
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_disk_that_would_be_full_is_not_filled(
-    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
-    _stays_in_memory(pets, tmp_path / "cache", "0.00 GB are needed and 0.27 GB free")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_where_no_folder_can_be_images_stay_in_memory(pets: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    _stays_in_memory(pets, tmp_path / "file" / "cache", "Not a directory")
-
-
-_CHILD = """
-import os, signal, sys
-from pathlib import Path
-from nas.data import cache, images
-from nas.data.dataset import load_for_search
-
-source, folder, dies = sys.argv[1:]
-store = images.store
-calls = []
-
-def dying(image, out):
-    calls.append(1)
-    if len(calls) > 20:
-        os.kill(os.getpid(), signal.SIGKILL)
-    store(image, out)
-
-if dies == "dies":
-    images.store = dying
-print("ready", flush=True)
-sys.stdin.readline()
-data = load_for_search(source, size=16, cache=cache.Cache(Path(folder)))
-print(data.train.images.sum(), type(data.train.images).__name__)
-"""
-
-
-def _child(pets: Path, folder: Path, how: str) -> "subprocess.Popen[str]":
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(pets), str(folder), how],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
-
-
-def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked(
-    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As another process may that starts at the same time."""
-    folder, flock, taken = tmp_path / "cache", fcntl.flock, []
-
-    def late(file: IO[bytes], how: int) -> None:
-        if not taken:
-            taken.extend(folder.iterdir())
-            cache._remove_unfinished(folder)
-        flock(file, how)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    data = _load(pets, folder)
-    assert len(taken) == 1
-    assert not taken[0].exists()
-    assert isinstance(data.train.images, Mapped)
-    assert _equal(data, _load(pets, None))
-    _file(folder)
-
-
-def test_two_processes_make_it_at_once(pets: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    children = [_child(pets, folder, "lives") for _ in range(2)]
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    expected = f"{_load(pets, None).train.images.sum()} Mapped\n"
-    assert [child.communicate()[0] for child in children] == [expected] * 2
-    assert _equal(_load(pets, folder), _load(pets, None))
-    _file(folder)
-
-
-def test_what_a_killed_process_left_is_removed_and_not_used(pets: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    child = _child(pets, folder, "dies")
-    child.communicate("go\n")
-    assert child.returncode == -signal.SIGKILL
-    left = _file(folder)
-    assert left.name.startswith("unfinished-")
-    with left.open("rb") as held:  # as the process at it does
-        fcntl.flock(held, fcntl.LOCK_EX)
-        _load(pets, folder)
-        assert left.exists()
-    (made,) = set(folder.iterdir()) - {left}
-    os.unlink(made)
-    assert _equal(_load(pets, folder), _load(pets, None))
-    assert not left.exists()
-
-
-# Commands
 
 
 @pytest.mark.parametrize(

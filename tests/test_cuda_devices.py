@@ -23,13 +23,12 @@ from nas.training.score import answers, estimate_norms
 from nas.training.trainer import Trainer, numbers
 from tests import pretended
 from tests.models import tiny
+from tests.noise import noise
 from tests.pretended import WaitsError, no_waiting, pretended_gpu, really
 from tests.supernets import SPACE
-from tests.test_training import noise
 
 # Of PyTorch's own `deepcopy` of fake weights.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
-
 RECIPE = replace(Recipe.full(2, ema_decay=0.9), batch_size=8, min_steps=1, learning_rate=0.01)
 CPU = torch.device("cpu")
 

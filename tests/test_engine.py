@@ -18,9 +18,10 @@ from nas.training.proxy import ProxyTraining
 from nas.training.recipe import Recipe
 from nas.training.trainer import Trainer
 from search_spaces.builder import BuiltNetwork
-from tests.models import tiny
-from tests.test_training import CPU, image_data, noise, same_weights
+from tests.models import same_weights, tiny
+from tests.noise import image_data, noise
 
+CPU = torch.device("cpu")
 ALL = [
     Engine(precision=precision, memory_format=memory_format)
     for precision in ("fp32", "bf16")

@@ -1,39 +1,23 @@
 """A `study.db` that is damaged, or was made to do harm, ends a command in one line that names it:
 no code of its is run, and nothing is overwritten."""
 
-import contextlib
-import json
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import strategies as st
 
 from nas import run
-from nas.cli import UserError
-from nas.search.report import trials_frame
-from nas.trials.attributes import known_measurements
 from nas.trials.audit import check_record
-from nas.trials.halving import Halving
-from nas.trials.record import RecordError, all_records
+from nas.trials.record import RecordError
 from scaling_search import grid
-from search_spaces.architecture import Architecture
 from search_spaces.builder import BuiltNetwork
-from tests.searching import (
-    HALVING,
-    MediumSpace,
-    SmallSpace,
-    accuracy,
-    drive,
-    network,
-    sampled_study,
-)
-from tests.test_fuzz import bytes_of, changed, fuzz
+from tests.databases import execute as _execute
+from tests.databases import set_attribute as _set
+from tests.searching import network
 
 FLAGS = [
     *("--evaluator", "tests.searching:accuracy", "--space", "tests.searching:small_space"),
@@ -53,34 +37,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(finished: Path, tmp_path: Path) -> Path:
     """A copy of it, for a test to spoil."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-def _execute(database: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def _delete(database: Path, key: str, trial: int = 1) -> None:
-    """Take an attribute from a trial."""
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        delete = "DELETE FROM trial_user_attributes WHERE trial_id = ? AND key = ?"
-        connection.execute(delete, (trial, key))
-
-
-def _set(database: Path, key: str, value: Any, trial: int = 1) -> None:
-    """Give a trial another attribute."""
-    _delete(database, key, trial)
-    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        row = (trial, key, value if isinstance(value, bytes) else json.dumps(value))
-        insert = "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)"
-        connection.execute(insert, row)
-
-
-def _attributes(database: Path, trial: int = 1) -> dict[str, Any]:
-    with closing(sqlite3.connect(database)) as connection:
-        query = "SELECT key, value_json FROM trial_user_attributes WHERE trial_id = ?"
-        return {key: json.loads(value) for key, value in connection.execute(query, (trial,))}
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -223,6 +179,16 @@ def test_a_study_with_other_objectives(folder: Path, capsys: pytest.CaptureFixtu
     assert "its study 'search' has other objectives. Restore it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["", "=cmd|x", "\x1b[2J", "a\u202eb", "../../x", "x" * 199])
+def test_any_name_of_a_study(
+    name: str, finished: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study of another name is one more; the tables of all studies show it escaped."""
+    with closing(sqlite3.connect(folder / "study.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE studies SET study_name = ?", (name,))
+    check_record(folder / "study.db")
+
+
 # The trials
 
 
@@ -337,106 +303,3 @@ def test_a_list_whose_trials_are_others(tmp_path: Path, capsys: pytest.CaptureFi
     assert (
         "Trial 0 of the record is of w8k3, which is not what was to be" in capsys.readouterr().err
     )
-
-
-# Anything
-
-
-@pytest.mark.parametrize("halving", [None, HALVING])
-def test_nothing_that_we_wrote_is_refused(tmp_path: Path, halving: Halving | None) -> None:
-    """Killed in a trial, after its reports, gone on with, failed, reused: six networks for sixteen
-    trials."""
-
-    def failing(architecture: Architecture, *, epochs: int, seed: int) -> float:
-        if architecture.stages[0].width == 24:
-            raise ValueError("the user's own mistake")
-        return accuracy(architecture, epochs=epochs, seed=seed)
-
-    for stop, reports in ((0, 0), (2, 1), (1, 1), (None, 0)):
-        study = sampled_study(
-            tmp_path / "study.db", 16, space=SmallSpace(), epochs=4, halving=halving
-        )
-        drive(study, failing, stop=stop, reports=0 if halving is None else reports)
-        states = {trial.state.name for trial in study._record.trials()}
-        study._record.close()
-        check_record(tmp_path / "study.db")
-    assert states == {"COMPLETE", "FAIL", *([] if halving is None else ["PRUNED"])}
-
-
-def _go_on(database: Path, **options: Any) -> None:
-    """What commands do with a record; whatever it holds, only our own errors come out."""
-    with contextlib.suppress(UserError):
-        check_record(database)
-        known_measurements(database)
-        study = sampled_study(database, 5, strategy="nsga2", space=MediumSpace(), **options)
-        try:
-            drive(study, accuracy)
-        finally:
-            study._record.close()
-        for record in all_records(database):
-            trials_frame(record.trials(), "value")
-            record.close()
-
-
-@pytest.fixture(scope="module", params=[{}, {"epochs": 4, "halving": HALVING}])
-def record(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
-    """A record of four trials, and what its study is made with."""
-    database = tmp_path_factory.mktemp("record") / "study.db"
-    study = sampled_study(database, 4, strategy="nsga2", space=MediumSpace(), **request.param)
-    drive(study)
-    study._record.close()
-    return database, request.param
-
-
-runs = pytest.mark.parametrize("examples", [15, pytest.param(100, marks=pytest.mark.slow)])
-
-
-def _new_file(folder: Path) -> Path:
-    """Where no connection to a database of an earlier example, refused half-way, can write."""
-    return Path(tempfile.mkdtemp(dir=folder)) / "study.db"
-
-
-@runs
-def test_any_attributes(examples: int, record: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    database, options = record
-    attributes = _attributes(database)
-
-    def read(changes: tuple[dict[str, Any], str]) -> None:
-        fields, state = changes
-        spoilt = _new_file(tmp_path)
-        shutil.copy(database, spoilt)
-        for key in attributes.keys() - fields.keys():
-            _delete(spoilt, key)
-        for key, value in fields.items():
-            if attributes.get(key) != value and "\ud800" not in key:  # which SQLite cannot hold
-                _set(spoilt, key, value)
-        _execute(spoilt, f"UPDATE trials SET state = '{state}' WHERE trial_id = 1")
-        _go_on(spoilt, **options)
-
-    states = st.sampled_from(["COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"])
-    dictionaries = changed(attributes).filter(lambda fields: isinstance(fields, dict))
-    fuzz(examples, st.tuples(dictionaries, states), read, random_from=100)
-
-
-@runs
-def test_any_bytes(examples: int, record: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    database, options = record
-
-    def read(content: bytes) -> None:
-        spoilt = _new_file(tmp_path)
-        spoilt.write_bytes(content)
-        _go_on(spoilt, **options)
-
-    fuzz(examples, bytes_of(database.read_bytes()), read, random_from=100)
-
-
-@pytest.mark.parametrize("name", ["", "=cmd|x", "\x1b[2J", "a\u202eb", "../../x", "x" * 199])
-def test_any_name_of_a_study(
-    name: str, finished: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A study of another name is one more; the tables of all studies show it escaped."""
-    with closing(sqlite3.connect(folder / "study.db", isolation_level=None)) as connection:
-        connection.execute("UPDATE studies SET study_name = ?", (name,))
-    check_record(folder / "study.db")

@@ -1,21 +1,17 @@
-"""The loop, its recipe and what surrounds it, on tiny networks and real digits."""
+"""The loop and what surrounds it, on tiny networks."""
 
 import copy
 import io
-import itertools
 import math
-import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torchvision.transforms.v2 import functional as v2
 
-from nas.data.dataset import ImageData, Split, load_for_search
+from nas.data.dataset import Split
 from nas.training.augment import (
     MEAN,
     STD,
@@ -26,99 +22,15 @@ from nas.training.augment import (
     shift_and_flip,
 )
 from nas.training.parts import TrainingError, build_network, choose_device
-from nas.training.proxy import ProxyTraining
-from nas.training.recipe import Augment, Recipe, RecipeError
+from nas.training.recipe import Augment, Recipe
 from nas.training.score import DivergedError, accuracy, answers, estimate_norms
-from nas.training.trainer import Trainer, fit, seconds_per_image
+from nas.training.trainer import Trainer, fit
 from search_spaces.architecture import Architecture
-from tests.models import tiny
+from tests.models import same_weights, tiny
+from tests.noise import noise
 
 CPU = torch.device("cpu")
 AUGMENTS: list[Augment] = ["none", "flip-crop", "resized-crop", "trivial", "randaugment"]
-
-
-def noise(count: int, side: int = 8, classes: int = 10, seed: int = 0) -> Split:
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
-    return Split(images, np.arange(count) % classes)
-
-
-def image_data(train: Split, held_out: Split | None) -> ImageData:
-    return ImageData(
-        name="noise",
-        classes=tuple("0123456789"),
-        fingerprint="0",
-        native_size=8,
-        train=train,
-        search_validation=held_out,
-    )
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageData:
-    return load_for_search("digits", size=8)
-
-
-def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
-
-
-# Recipe
-
-
-@given(st.integers(2, 100_000), st.integers(2, 512))
-def test_every_step_has_a_full_batch_of_at_least_two_images(images: int, batch_size: int) -> None:
-    recipe = Recipe.proxy(1, batch_size=batch_size)
-    batch, steps = recipe.batch(images), recipe.steps(images)
-    assert 2 <= batch <= min(batch_size, images)
-    assert steps >= 1
-    assert batch * steps <= images < batch * (steps + 1) or steps == 1
-
-
-def test_tiny_data_get_smaller_batches() -> None:
-    recipe = Recipe.proxy(1)
-    assert (recipe.batch(50_000), recipe.steps(50_000)) == (128, 390)
-    assert (recipe.batch(1_293), recipe.steps(1_293)) == (64, 20)  # digits
-    assert recipe.batch(40) == 8
-    assert Recipe.full(1, batch_size=128).batch(1_293) == 128
-
-
-def test_the_rate_rises_to_its_peak_and_falls_to_zero() -> None:
-    recipe = replace(Recipe.proxy(10, learning_rate=0.4), warmup_epochs=1.0)
-    rates = [recipe.rate(step, 50_000) for step in range(3_900)]
-    assert recipe.peak_rate(50_000) == pytest.approx(0.2)  # 128 images of 256
-    assert rates[0] == pytest.approx(0.2 / 390)
-    assert rates[389] == rates[390] == pytest.approx(0.2)
-    assert rates[390 + 1755] == pytest.approx(0.1)  # halfway
-    assert rates[-1] == pytest.approx(0, abs=1e-6)
-    assert all(a <= b for a, b in itertools.pairwise(rates[:390]))
-    assert all(a >= b for a, b in itertools.pairwise(rates[390:]))
-
-
-def test_the_average_adapts_to_the_number_of_steps() -> None:
-    assert Recipe.full(1, ema_decay=0.5).average_decay(1_000) == 0.5
-    assert Recipe.full(10).average_decay(50_000) == pytest.approx(1 - 20 / 3_900)
-    assert Recipe.full(10_000).average_decay(50_000) == 0.9999  # the paper's
-    assert Recipe.full(1).average_decay(100) == 0.0
-    assert Recipe.proxy(10).average_decay(50_000) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("change", "rule"),
-    [
-        ({"epochs": 0}, "epochs >= 1"),
-        ({"batch_size": 1}, "batch_size >= 2"),
-        ({"learning_rate": math.nan}, "learning_rate > 0"),
-        ({"warmup_epochs": 9.0}, "0 <= warmup_epochs <= epochs"),
-        ({"ema_decay": 1.0}, "0 <= ema_decay < 1"),
-        ({"min_crop_area": 0.0}, "0 < min_crop_area <= 1"),
-        ({"erasing": 0.5}, "`erasing` needs augment"),
-    ],
-)
-def test_a_recipe_names_the_rule_that_it_breaks(change: dict[str, float], rule: str) -> None:
-    with pytest.raises(RecipeError, match=rule):
-        replace(Recipe.proxy(3), **change)
 
 
 # Images
@@ -208,12 +120,6 @@ def test_seeds_differ_by_every_number() -> None:
 
 
 # Training
-
-
-def test_accuracy_rises_on_digits(digits: ImageData) -> None:
-    evaluator = ProxyTraining(data=digits, learning_rate=0.8)
-    assert evaluator(tiny(), epochs=3, seed=0) > 0.5
-    assert evaluator.recipe(3).flip is False
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
@@ -360,69 +266,3 @@ def test_bfloat16_trains_on_the_cpu_where_it_is_asked_for() -> None:
     recipe = replace(Recipe.proxy(1), precision="bf16")
     network = fit(build_network(tiny(), 0), noise(20), recipe, seed=0, device=CPU)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-
-
-# The evaluator
-
-
-def test_half_the_batch_trains_with_half_as_many_images_a_step(digits: ImageData) -> None:
-    evaluator = ProxyTraining(data=digits, batch_size=32)
-    images = len(digits.train)
-    whole, half = evaluator.recipe(2), evaluator.at_half_batch().recipe(2)
-    assert half.batch(images) == whole.batch(images) // 2 == 16
-    assert half.peak_rate(images) == whole.peak_rate(images) / 2
-    assert evaluator.batch_size == 32
-    assert replace(evaluator, batch_size=3).at_half_batch().batch_size == 2  # batch norm's least
-    assert ProxyTraining(data=digits, batch_size=10**6).at_half_batch().recipe(2).batch(
-        images
-    ) == max(2, ProxyTraining(data=digits, batch_size=10**6).recipe(2).batch(images) // 2)
-
-
-def test_proxy_training_is_a_pure_function_that_can_be_shipped(digits: ImageData) -> None:
-    evaluator = ProxyTraining(data=digits)
-    shipped = pickle.loads(pickle.dumps(evaluator))
-    assert evaluator(tiny(), epochs=1, seed=0) == shipped(tiny(), epochs=1, seed=0)
-    assert evaluator.seconds_per_image(tiny()) > 0
-
-
-def test_looking_at_a_training_does_not_change_it(digits: ImageData) -> None:
-    """To the bit, dropout and shuffling included."""
-    evaluator = ProxyTraining(data=digits)
-    architecture = replace(tiny(), dropout=0.3, drop_path=0.2)
-    *_, last = stages = list(evaluator.stages(architecture, epochs=3, seed=2, rungs=(1, 2, 3)))
-    assert last == evaluator(architecture, epochs=3, seed=2)
-    assert len(set(stages)) > 1
-    *_, last = evaluator.stages(architecture, epochs=3, seed=2, rungs=(2, 3))
-    assert last == stages[-1]
-    # Not what two epochs alone would come to: the rate falls over three.
-    recipe = evaluator.recipe(3)
-    assert recipe.rate(10, len(digits.train)) != evaluator.recipe(2).rate(10, len(digits.train))
-
-
-def test_read_only_images_train_without_a_warning() -> None:
-    split = noise(40)
-    split.images.flags.writeable = False
-    split.labels.flags.writeable = False
-    evaluator = ProxyTraining(data=image_data(split, held_out=split))
-    assert 0 <= evaluator(tiny(12), epochs=1, seed=0) <= 1
-    assert 0 <= evaluator(tiny(8), epochs=1, seed=0) <= 1
-    recipe = Recipe.full(1)
-    fit(build_network(tiny(8), 0), split, recipe, seed=0, device=CPU)
-    assert 0 < seconds_per_image(tiny(8), split, recipe, device=CPU) < math.inf
-    assert seconds_per_image(tiny(8), split, recipe, device=CPU, patience=0) == math.inf
-
-
-def test_resized_images_of_the_last_two_resolutions_are_kept_and_not_shipped() -> None:
-    split = noise(20)
-    evaluator = ProxyTraining(data=image_data(split, held_out=split))
-    first = evaluator._splits(9)
-    evaluator._splits(10)
-    assert evaluator._splits(9)[0] is first[0]
-    evaluator._splits(11)
-    assert sorted(evaluator._resized) == [9, 11]
-    assert pickle.loads(pickle.dumps(evaluator))._resized == {}
-
-
-def test_proxy_training_needs_held_out_images() -> None:
-    with pytest.raises(ValueError, match="load_for_search"):
-        ProxyTraining(data=image_data(noise(20), held_out=None))
