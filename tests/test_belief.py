@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.stats import norm
 
-from nas.samplers.belief import Belief, Contest, distinct
+from nas.samplers.belief import Belief, Contest, distinct, log_improvement
 from nas.samplers.candidates import Candidates
 from nas.samplers.features import Features
 from nas.samplers.history import Choices
@@ -81,3 +82,32 @@ def test_a_taken_network_is_not_proposed_again() -> None:
         proposal = Candidates(CHOICES, belief, np.random.default_rng(0)).most_telling(taken)
         assert proposal not in taken
         taken.add(proposal)
+
+
+@pytest.mark.parametrize("gain", [-1e3, -80.0, -5.01, -5.0, -4.99, -1.01, -1.0, -0.99, 0.0, 4.0])
+def test_the_logarithm_of_an_improvement(gain: float) -> None:
+    """Against its integral over a normal deviate, pdf(gain) taken out of it."""
+    until = 40 * min(1.0, 1 / max(1e-9, -gain)) + max(0.0, gain)
+    integral, _ = quad(lambda t: t * np.exp(t * gain - t**2 / 2), 0, until)
+    expected = norm.logpdf(gain) + np.log(integral)
+    assert log_improvement(np.array([gain])) == pytest.approx(expected, rel=1e-7)
+
+
+def test_a_worse_network_never_promises_more() -> None:
+    gains = np.concatenate([-np.geomspace(1e6, 1e-3, 4000), np.linspace(0, 8, 1000)])
+    assert (np.diff(log_improvement(gains)) > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_climb_ends_where_no_other_option_of_a_choice_is_better(seed: int) -> None:
+    candidates = Candidates(CHOICES, _belief(), np.random.default_rng(0))
+    heights = np.random.default_rng(seed).normal(size=3**5)
+    heights += 2 * np.indices((3,) * 5).sum(0).ravel()
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        return heights[rows @ 3 ** np.arange(4, -1, -1)]
+
+    start = np.array([0, 0, 0, 0, 0])
+    end = candidates.climb(score, start)
+    around = np.array([row for row in _all() if sum(map(int.__ne__, row, end.tolist())) == 1])
+    assert score(end[None])[0] > max(score(around).max(), score(start[None])[0])

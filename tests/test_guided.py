@@ -156,6 +156,7 @@ def test_two_objectives_give_the_front_that_brute_force_finds() -> None:
     costs = [_cost(network) for network in networks]
     assert costs == sorted(set(costs))
     assert len(_sampler(study).recommend(study, 3)) <= 3
+    assert _sampler(study).recommend(study, 1)[0] == networks[-1], "one budget is all of it"
 
 
 def _front(networks: list[Params]) -> list[Params]:

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas.samplers.guided import GuidedSettings, ModelGuidedSampler
+from nas.samplers.surrogate import fit
 from tests.guided import BLOCKS, FEW, SHORT
 from tests.guided import accuracy as _accuracy
 from tests.guided import all_of as _all
@@ -35,7 +36,7 @@ def test_eight_asked_in_parallel_differ(finished: int, directions: list[Directio
 def test_networks_are_drawn_until_enough_have_begun_and_half_of_them_ended(
     finished: int, running: int, drawn: bool
 ) -> None:
-    """Who asks eight at a time learns as soon as who asks one by one."""
+    """Who asks eight at a time, and is told eight at a time, learns as soon as who asks singly."""
     asked = []
     for startup_trials in (8, 1000):
         settings = GuidedSettings(startup_trials=startup_trials)
@@ -47,6 +48,38 @@ def test_networks_are_drawn_until_enough_have_begun_and_half_of_them_ended(
                 add(study, EASY, network, TrialState.RUNNING)
         asked.append(ask(study, EASY))
     assert (asked[0] == asked[1]) is drawn
+
+
+def test_hyperparameters_are_fitted_now_and_then_where_trials_are_stopped_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though what a stopped trial would have measured changes with every finished one."""
+    fitted = []
+
+    def counted(*args: Any) -> np.ndarray:
+        fitted.append(args)
+        return fit(*args)
+
+    monkeypatch.setattr("nas.samplers.guided.fit", counted)
+    study = new_study(ModelGuidedSampler(settings=SHORT))
+    for i in range(100):
+        trial = study.ask(dict(distributions(BLOCKS)))
+        trial.report(_accuracy(trial.params) / 2, 1)
+        if i % 3:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, _accuracy(trial.params) + 0.01 * (i % 5))
+    assert 0 < len(fitted) < 60
+    assert len(fitted[-1][2]) > 90, "measurements"
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_one_monstrous_value_does_not_end_a_search(direction: Direction) -> None:
+    """Such as the loss of a training that diverged."""
+    sampler = ModelGuidedSampler(settings=SHORT)
+    study = new_study(sampler, direction)
+    search(study, BLOCKS, lambda params: 1e200 if len(study.trials) == 3 else _cost(params), 30)
+    assert len(sampler.recommend(study, 3)) == 3
 
 
 @pytest.mark.parametrize("greedy_trials", [5, 100])

@@ -10,7 +10,7 @@ from optuna import Study
 from optuna.trial import TrialState, create_trial
 
 from nas.samplers.history import Choices, Past
-from nas.samplers.measurements import Measurements, measurements, networks_of
+from nas.samplers.measurements import Measurements, ended, measurements, networks_of
 from tests.sampling import SIX, Direction, Options, distributions
 
 CHOICES = Choices(distributions(SIX))
@@ -19,6 +19,10 @@ NETWORKS = [CHOICES.decode((i // 2, i % 2)) for i in range(6)]
 
 def _study(directions: tuple[Direction, ...] = ("maximize",)) -> Study:
     return optuna.create_study(directions=directions)
+
+
+def _told_by(study: Study) -> Measurements:
+    return measurements(ended(study, Past()), Past(), CHOICES)
 
 
 def _add(
@@ -58,7 +62,7 @@ def test_finished_trials_are_measured_and_the_others_are_not() -> None:
     _add(study, 3, None, state=TrialState.RUNNING)
     _add(study, 4, None, state=TrialState.PRUNED)
     _add(study, 5, -0.25)
-    found = measurements(study, Past(), CHOICES)
+    found = _told_by(study)
     assert [CHOICES.decode(row) for row in found.indices] == [NETWORKS[2], NETWORKS[5]]
     assert found.values.tolist() == [0.5, -0.25]
     assert found.extra_variance.tolist() == [0, 0]
@@ -67,7 +71,7 @@ def test_finished_trials_are_measured_and_the_others_are_not() -> None:
 def test_of_several_objectives_the_first_is_measured() -> None:
     study = _study(("maximize", "minimize"))
     _add(study, 0, None, values=(0.5, 7.0))
-    assert measurements(study, Past(), CHOICES).values.tolist() == [0.5]
+    assert _told_by(study).values.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -78,7 +82,7 @@ def test_a_stopped_trial_ends_where_the_finished_ones_lead(sign: int) -> None:
     _add(study, 2, 0.8 * sign, {1: 0.2 * sign, 2: 0.6 * sign})
     _add(study, 3, None, {1: 0.05 * sign}, state=TrialState.PRUNED)
     _add(study, 4, None, {1: 0.05 * sign, 2: 0.2 * sign}, state=TrialState.PRUNED)
-    found = measurements(study, Past(), CHOICES)
+    found = _told_by(study)
     assert found.values[3:] == pytest.approx([0.05 * sign * 3, 0.2 * sign * 1.5])
     about = [np.var([0.4 - 0.3, 0.6 - 0.9, 0.8 - 0.6]), np.var([0.4 - 0.3, 0, 0.8 - 0.9])]
     assert found.extra_variance == pytest.approx([0, 0, 0, *about])
@@ -90,7 +94,7 @@ def test_reports_of_both_signs_lead_on_by_their_difference() -> None:
     for network, (reported, final) in enumerate([(-1.0, 2.0), (0.999, 4.0), (0.0, 3.0)]):
         _add(study, network, final, {1: reported})
     _add(study, 3, None, {1: -2.0}, state=TrialState.PRUNED)
-    found = measurements(study, Past(), CHOICES)
+    found = _told_by(study)
     assert found.values[3] == pytest.approx(-2.0 + 3 + 0.001 / 3)
     assert found.extra_variance[3] == pytest.approx(np.var([3, 3.001, 3]))
 
@@ -100,7 +104,7 @@ def test_reports_of_zero_lead_on_too() -> None:
     for network in range(3):
         _add(study, network, 0.5, {1: 0.0})
     _add(study, 3, None, {1: 0.0}, state=TrialState.PRUNED)
-    assert measurements(study, Past(), CHOICES).values.tolist() == [0.5] * 4
+    assert _told_by(study).values.tolist() == [0.5] * 4
 
 
 def test_a_stopped_trial_is_not_judged_by_too_few() -> None:
@@ -111,9 +115,9 @@ def test_a_stopped_trial_is_not_judged_by_too_few() -> None:
     _add(study, 3, None, {1: 0.1}, state=TrialState.PRUNED)
     _add(study, 3, None, {1: 0.1, 3: 0.1}, state=TrialState.PRUNED)
     _add(study, 3, None, {1: float("nan")}, state=TrialState.PRUNED)
-    assert len(measurements(study, Past(), CHOICES)) == 3
+    assert len(_told_by(study)) == 3
     _add(study, 4, 0.4, {1: 0.1})
-    assert len(measurements(study, Past(), CHOICES)) == 5, "that with a number at its last step"
+    assert len(_told_by(study)) == 5, "that with a number at its last step"
 
 
 def test_stopped_trials_stand_among_the_finished_by_number() -> None:
@@ -121,7 +125,7 @@ def test_stopped_trials_stand_among_the_finished_by_number() -> None:
     _add(study, 0, None, {1: 0.1}, state=TrialState.PRUNED)
     for network in (1, 2, 3):
         _add(study, network, 0.4, {1: 0.2})
-    found = measurements(study, Past(), CHOICES)
+    found = _told_by(study)
     assert [CHOICES.decode(row) for row in found.indices] == NETWORKS[:4]
     assert found.values == pytest.approx([0.2, 0.4, 0.4, 0.4])
 
@@ -158,6 +162,13 @@ def test_what_is_certain_is_added() -> None:
     told = _told([0, 1]).with_certain(np.array([[5]]), np.array([7.0]))
     assert told.indices.tolist() == [[0], [1], [5]]
     assert (told.values.tolist(), told.extra_variance.tolist()) == ([0, 1, 7], [1, 1, 0])
+
+
+def test_monstrous_values_are_cut_where_their_powers_are_finite() -> None:
+    study = _study()
+    for i, value in enumerate((1.0, 1e200, -1e300)):
+        _add(study, i, value)
+    assert _told_by(study).values.tolist() == [1.0, 1e70, -1e70]
 
 
 @pytest.mark.parametrize("number", [9, 10, 11, 12, 57, 1000])

@@ -100,7 +100,7 @@ def test_the_known_costs_of_a_search_by_latency(latency: KnownLatency, factorize
 
 
 class Slow:
-    """`SPACE` as a user writes one: no `cost`."""
+    """`SPACE` as a user writes one: no `counts`."""
 
     name, choices, encode = "slow", SPACE.choices, SPACE.encode
 

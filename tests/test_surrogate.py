@@ -244,3 +244,19 @@ def test_only_the_columns_that_are_there_have_parts() -> None:
     flat = Choices(distributions({"kernel": (3, 5), "width": (8, 16)}))
     assert columns(FEATURES, 5) - columns(Features(CHOICES, None), 5) == {"costs"}
     assert columns(Features(CHOICES, None), 5) - columns(Features(flat, None), 2) == {"decisions"}
+
+
+def test_what_is_expected_changes_neither_means_nor_noise() -> None:
+    """Of measurements that are still to come."""
+    rows, others = _drawn(30), _drawn(12, seed=5)
+    networks, values = FEATURES(rows), _values(rows, 0.3)
+    parts = parts_for(networks)
+    scales = fit(parts, networks, values, np.zeros(30))
+    before = Surrogate(parts, scales, networks, values, np.zeros(30))
+    expected = np.append(values, before.mean(FEATURES(others)))
+    both = FEATURES(np.concatenate([rows, others]))
+    after = Surrogate(parts, scales, both, expected, np.zeros(42), before.centre)
+    asked = FEATURES(_drawn(20, seed=6))
+    assert after.noise_variance == before.noise_variance
+    assert after.mean(asked) == pytest.approx(before.mean(asked))
+    assert (after.mean_and_deviation(asked)[1] <= before.mean_and_deviation(asked)[1] + 1e-9).all()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import erfcx
 from scipy.stats import norm
 
 from nas.samplers.features import Features
@@ -73,10 +74,10 @@ class Contest:
     def __init__(self, belief: Belief, best: Array, rivals: Array) -> None:
         self._belief = belief
         self._all = np.concatenate([best[None], rivals])
-        mean, covariance = belief.mean(self._all), belief.covariance(self._all, self._all)
+        mean, deviation = belief.mean_and_deviation(self._all)
         self._ahead = mean[1:] - mean[0]
-        variances = np.diag(covariance)
-        self._variances = variances[1:] + variances[0] - 2 * covariance[0, 1:]
+        shared = belief.covariance(best[None], rivals)[0]
+        self._variances = deviation[1:] ** 2 + deviation[0] ** 2 - 2 * shared
 
     def chances(self) -> Array:
         """That a rival is the better one, (rivals,)."""
@@ -120,7 +121,11 @@ def distinct(rows: Array) -> Array:
 
 
 def log_improvement(gain: Array) -> Array:
-    """log(pdf(gain) + gain * cdf(gain)); by its asymptote where that would underflow."""
-    plain = norm.pdf(gain) + gain * norm.cdf(gain)
-    far = norm.logpdf(gain) - 2 * np.log(np.maximum(-gain, 1.0))
-    return np.where(gain > -5, np.log(np.maximum(plain, 1e-300)), far)
+    """log(pdf(gain) + gain * cdf(gain)), far below zero too (Ament et al. 2023, equation 9)."""
+    near, far = np.maximum(gain, -1.0), np.minimum(gain, -1.0)
+    # What is left of 1 after Mills' ratio is 1 / gain² there, and below -1e4 rounding errors alone.
+    rest = 1 + np.sqrt(np.pi / 2) * far * erfcx(-far / np.sqrt(2))
+    log_rest = np.where(far > -1e4, np.log(np.maximum(rest, 1e-10)), -2 * np.log(-far))
+    return np.where(
+        gain > -1, np.log(norm.pdf(near) + near * norm.cdf(near)), norm.logpdf(far) + log_rest
+    )

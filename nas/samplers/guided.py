@@ -22,7 +22,7 @@ from nas.samplers.belief import Belief, Factor, undominated
 from nas.samplers.candidates import Candidates
 from nas.samplers.features import Costs, Features
 from nas.samplers.history import Choices, ChoiceSampler, Indices
-from nas.samplers.measurements import Measurements, measurements, networks_of
+from nas.samplers.measurements import Measurements, ended, measurements, networks_of
 from nas.samplers.surrogate import Surrogate, fit, parts_for
 
 Array = np.ndarray
@@ -40,8 +40,8 @@ class GuidedSettings:
     """Ours; measured with `experiments.search_benchmark`, see experiments/LOG.md."""
 
     startup_trials: int = 10
-    """Trials before which networks are drawn uniformly; half of them must have finished, the
-    others may still run, so that with many workers no more are drawn than with one."""
+    """Trials, those that run too, before which networks are drawn uniformly; half as many must
+    have finished."""
     greedy_trials: int = 40
     """Finished trials before which a network is the one of greatest expected improvement; from
     then on it is the one that tells most of whether another than the best believed is better."""
@@ -69,6 +69,9 @@ class ModelGuidedSampler(ChoiceSampler):
     differ. Stopped (PRUNED) trials count as what they would have become. No network is proposed
     twice until the space is exhausted, nor is one whose trial FAILed: what leads to a failure would
     lead there again.
+
+    Where some trials have choices that others lack, it knows those that all share, and those alone:
+    `costs` are asked about no others, repeats are told by them, and recommendations hold them.
     """
 
     def __init__(
@@ -142,10 +145,9 @@ class ModelGuidedSampler(ChoiceSampler):
         if len(study.directions) == 1:
             best = Candidates(choices, belief, rng).best(number, failed)
         else:
-            budgets = np.exp(
-                np.linspace(*belief.features.log_cost_range, min(number, _MAX_BUDGETS))
-            )
-            within = (belief.within(float(budget)) for budget in budgets)
+            low, high = belief.features.log_cost_range
+            logs = np.linspace(low, high, min(number, _MAX_BUDGETS)) if number > 1 else [high]
+            within = (belief.within(float(budget)) for budget in np.exp(logs))
             each = (Candidates(choices, one, rng).best(1, failed) for one in within)
             best = undominated(belief, list(itertools.chain.from_iterable(each)))
         return [choices.decode(indices) for indices in best]
@@ -166,18 +168,23 @@ class ModelGuidedSampler(ChoiceSampler):
         features = self._features_of(choices)
         several = len(study.directions) > 1
         factor = _ones if several or self._discount is None else _checked(self._discount)
-        sign = -1.0 if study.directions[0] == StudyDirection.MINIMIZE else 1.0
-        told = measurements(study, self.past, choices)
-        told = told.over(factor(features.costs(told.indices)), sign)
-        if several:
-            # Less of what is negative would be more: a budget's factor needs positive values.
-            told = replace(told, values=told.values - min(0.0, told.values.min()))
-        scales = self._scales_of(features, told)
-        told = told.thinned(_MODEL_AT_MOST)
+
+        def told_by(trials: list[FrozenTrial]) -> Measurements:
+            sign = -1.0 if study.directions[0] == StudyDirection.MINIMIZE else 1.0
+            told = measurements(trials, self.past, choices)
+            told = told.over(factor(features.costs(told.indices)), sign)
+            if several:
+                # Less of what is negative would be more: a budget's factor needs positive values.
+                told = replace(told, values=told.values - min(0.0, told.values.min()))
+            return told
+
+        trials = ended(study, self.past)
+        scales = self._scales_of(features, told_by(_first(trials)))
+        told = told_by(trials).thinned(_MODEL_AT_MOST)
         surrogate = _surrogate(features, scales, told)
         if len(others := networks_of(study, choices, TrialState.RUNNING, besides=besides)):
-            expected = surrogate.mean(features(others))
-            surrogate = _surrogate(features, scales, told.with_certain(others, expected))
+            expected = told.with_certain(others, surrogate.mean(features(others)))
+            surrogate = _surrogate(features, scales, expected, surrogate.centre)
         return Belief(features=features, surrogate=surrogate, measured=told.indices, factor=factor)
 
     def _features_of(self, choices: Choices) -> Features:
@@ -188,9 +195,8 @@ class ModelGuidedSampler(ChoiceSampler):
         return self._features[1]
 
     def _scales_of(self, features: Features, told: Measurements) -> Array:
-        """Hyperparameters, from the first measurements up to a round number, so that they are
-        fitted anew only now and then."""
-        told = told[: _round_down(len(told))].thinned(_FIT_AT_MOST)
+        """Hyperparameters from some measurements; fitted anew where these are others."""
+        told = told.thinned(_FIT_AT_MOST)
         key = told.indices.tobytes() + told.values.tobytes() + told.extra_variance.tobytes()
         if self._scales is None or self._scales[0] != key:
             networks = features(told.indices)
@@ -222,10 +228,22 @@ def _checked(discount: Discount) -> Factor:
     return factor
 
 
-def _surrogate(features: Features, scales: Array, told: Measurements) -> Surrogate:
+def _surrogate(
+    features: Features,
+    scales: Array,
+    told: Measurements,
+    centre: tuple[float, float] | None = None,
+) -> Surrogate:
     networks = features(told.indices)
     parts = parts_for(networks)
-    return Surrogate(parts, scales, networks, told.values, told.extra_variance)
+    return Surrogate(parts, scales, networks, told.values, told.extra_variance, centre)
+
+
+def _first(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The first of them up to a round number, so that hyperparameters are fitted only now and then,
+    and always to the same trials; all, where only stopped ones would be left."""
+    first = trials[: _round_down(len(trials))]
+    return trials if all(trial.state == TrialState.PRUNED for trial in first) else first
 
 
 def _round_down(number: int) -> int:

@@ -1,7 +1,7 @@
 """What a study's trials tell a model: networks, values, and how far a value is to be trusted."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,8 @@ Array = np.ndarray
 
 _ENOUGH = 3
 """Finished trials that must have passed a step before stopped ones are judged by them."""
+_LARGEST = 1e70
+"""Of a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,29 +65,32 @@ class Measurements:
         return self[np.concatenate([before, np.arange(len(self) - later, len(self))])]
 
 
-def measurements(study: Study, past: Past, choices: Choices) -> Measurements:
-    """What finished trials measured, and what stopped ones would have, by number.
+def ended(study: Study, past: Past) -> list[FrozenTrial]:
+    """What `measurements` reads: finished and stopped trials, by number."""
+    stopped = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    return sorted([*past.finished(study), *stopped], key=lambda trial: trial.number)
+
+
+def measurements(trials: Sequence[FrozenTrial], past: Past, choices: Choices) -> Measurements:
+    """What finished trials measured, and what stopped ones would have.
 
     A PRUNED trial is taken to end where its last report leads at the ratio by which finished
     trials changed from that step on, with the variance that they show about it; without enough of
-    them it tells nothing.
+    them it tells nothing. Values beyond 1e70 count as 1e70, whose powers can be computed with.
     """
-    finished = past.finished(study)
-    rows = [(trial.number, trial, trial.values[0], 0.0) for trial in finished]
-    outlook = _outlook(finished)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)):
-        step = trial.last_step
-        if step is None or step not in outlook:
-            continue
-        value = trial.intermediate_values[step]
-        if np.isfinite(value):
-            final, variance = outlook[step].of(value)
-            rows.append((trial.number, trial, final, variance))
-    rows.sort(key=lambda row: row[0])
+    outlook = _outlook([trial for trial in trials if trial.state == TrialState.COMPLETE])
+    rows = []
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE:
+            rows.append((trial, trial.values[0], 0.0))
+        elif (step := trial.last_step) is not None and step in outlook:
+            value = trial.intermediate_values[step]
+            if np.isfinite(value):
+                rows.append((trial, *outlook[step].of(value)))
     return Measurements(
-        indices=np.array(past.encode(choices, (trial for _, trial, _, _ in rows))),
-        values=np.array([value for _, _, value, _ in rows]),
-        extra_variance=np.array([variance for _, _, _, variance in rows]),
+        indices=np.array(past.encode(choices, (trial for trial, _, _ in rows))),
+        values=np.clip([value for _, value, _ in rows], -_LARGEST, _LARGEST),
+        extra_variance=np.clip([variance for _, _, variance in rows], 0, _LARGEST**2),
     )
 
 

@@ -151,6 +151,7 @@ class Surrogate:
         networks: Networks,
         values: Array,
         extra_variance: Array,
+        centre: tuple[float, float] | None = None,
     ) -> None:
         """
         Args:
@@ -160,9 +161,11 @@ class Surrogate:
             networks: What was measured.
             values: The measurements, (n,).
             extra_variance: Of each measurement beyond the noise, in squared units of `values`.
+            centre: Mean and unit of the values; None: as they are.
         """
         self._parts, self._scales, self._networks = parts, scales, networks
-        self._mean, self._unit = _centre(values)
+        self.centre = _centre(values) if centre is None else centre
+        self._mean, self._unit = self.centre
         self._residual = (values - self._mean) / self._unit
         self._variances = scales[-1] + _JITTER + extra_variance / self._unit**2
         covariance = self._covariance(networks, networks)

@@ -72,7 +72,7 @@ def known_costs(
     counted = [m for m in (METRICS["macs"], METRICS["params"]) if isinstance(m, Counted)]
     if isinstance(metric, Counted):
         counted = [metric, *(m for m in counted if m.name != metric.name)]
-    counts_of = space.counts if isinstance(space, Counting) else partial(_counts_of_built, space)
+    counts_of = space.counts if isinstance(space, Counting) else partial(_counts_by_decoding, space)
     latency = None
     if isinstance(metric, Latency):
         latency = PredictedLatency(space, metric, lambda network: counts_of(network).cost)
@@ -91,7 +91,7 @@ def known_costs(
     return costs
 
 
-def _counts_of_built(space: Space, choices: Mapping[str, Any]) -> Counts:
+def _counts_by_decoding(space: Space, choices: Mapping[str, Any]) -> Counts:
     network = space.decode(choices)
     return Counts(count(network), capacity(network))
 
