@@ -14,20 +14,18 @@ from scaling_search import grid
 from search_spaces.architecture import Architecture
 from search_spaces.spaces import SPACES
 from search_spaces.zoo import load_architecture
-from tests.toy_runs import config as _config
-from tests.toy_runs import main as _main
-from tests.toy_runs import table as _table
+from tests.toy_runs import config_of, run_toy, trials_of
 
 COLUMNS = ["number", "state", "reward", "accuracy", "macs", "params", "seconds", "reason"]
 
 
 @pytest.mark.slow
 def test_200_trials_find_the_optimum_of_a_toy(tmp_path: Path) -> None:
-    assert _main(tmp_path, "--trials", "200", "--w", "0") == 0
+    assert run_toy(tmp_path, "--trials", "200", "--w", "0") == 0
     baseline = Architecture.from_json((tmp_path / "baseline.json").read_text())
     assert [stage.block.kernel for stage in baseline.stages] == [5] * 7
     assert SPACES["mnasnet"](224, 1000, 400e6).encode(baseline)
-    table = _table(tmp_path)
+    table = trials_of(tmp_path)
     assert len(table) == 200
     assert set(table.state) == {"COMPLETE"}
     assert table.reward.astype(float).max() == 1.0
@@ -67,14 +65,14 @@ def test_trials_have_the_columns_that_others_script_against(finished: Path) -> N
 def test_the_study_is_an_optuna_study(finished: Path) -> None:
     storage = f"sqlite:///{finished / 'study.db'}"
     study = optuna.load_study(study_name="search", storage=storage)
-    table = _table(finished)
+    table = trials_of(finished)
     assert [t.value for t in study.trials] == table.reward.tolist()
     assert [t.user_attrs["macs"] for t in study.trials] == table.macs.tolist()
     study._storage.remove_session()  # type: ignore[attr-defined]
 
 
 def test_the_config_says_what_was_asked(finished: Path) -> None:
-    config = _config(finished)
+    config = config_of(finished)
     assert config["conditions"]["target_macs"] == 400e6
     assert config["conditions"]["evaluator"] == "tests.searching:accuracy"
     assert config["settings"]["trials"] == 12
@@ -87,7 +85,7 @@ def test_the_report_compares(finished: Path) -> None:
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _main(tmp_path / "run", "--dry-run", "--target-flops", "1.2G") == 0
+    assert run_toy(tmp_path / "run", "--dry-run", "--target-flops", "1.2G") == 0
     assert list(tmp_path.iterdir()) == []
     output = capsys.readouterr().out
     assert "T = 1.2G multiply-adds" in output
@@ -100,14 +98,14 @@ def test_a_dry_run_says_what_a_begun_folder_would_refuse(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    assert _main(folder, "--trials", "2") == 0
+    assert run_toy(folder, "--trials", "2") == 0
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert _main(folder, "--trials", "3", "--dry-run") == 0
-    assert _main(folder, "--trials", "2", "--seed", "9", "--dry-run") == 2
+    assert run_toy(folder, "--trials", "3", "--dry-run") == 0
+    assert run_toy(folder, "--trials", "2", "--seed", "9", "--dry-run") == 2
     assert "was started with other conditions: seed was 0, now 9" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     (folder / "study.db").write_bytes(b"no database")
-    assert _main(folder, "--trials", "2", "--dry-run") == 2
+    assert run_toy(folder, "--trials", "2", "--dry-run") == 2
     assert "study.db" in capsys.readouterr().err
 
 
@@ -116,7 +114,7 @@ def test_the_terminal_shows_progress_and_the_next_command(
 ) -> None:
     folder = tmp_path / "my run"
     flags = ["--epochs", "7", "--cost", "params", "--trial-minutes", "9"]
-    assert _main(folder, "--trials", "3", "--seed", "4", *flags) == 0
+    assert run_toy(folder, "--trials", "3", "--seed", "4", *flags) == 0
     lines = capsys.readouterr().out.splitlines()
     trials = [line for line in lines if line.lstrip().startswith("#")]
     assert len(trials) == 3
@@ -163,7 +161,7 @@ def test_the_terminal_shows_progress_and_the_next_command(
 def test_flags_that_cannot_be_are_refused_before_anything_is_written(
     flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(tmp_path / "run", *flags) == 2
+    assert run_toy(tmp_path / "run", *flags) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert words in error
@@ -181,7 +179,7 @@ def test_flags_that_cannot_be_are_refused_before_anything_is_written(
 def test_numbers_out_of_range_are_refused(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(tmp_path / "run", *flags) == 2
+    assert run_toy(tmp_path / "run", *flags) == 2
     assert capsys.readouterr().err.startswith(f"error: `{flags[0]}` must ")
     assert not (tmp_path / "run").exists()
 
@@ -197,19 +195,19 @@ def test_failures_stop_the_run_with_the_first_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluator = ["--evaluator", "tests.searching:broken"]
-    assert _main(tmp_path, *evaluator, "--trials", "20") == 2
+    assert run_toy(tmp_path, *evaluator, "--trials", "20") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: 5 trials in a row failed; the first with:\nerror: Traceback")
     assert "ZeroDivisionError" in error
-    table = _table(tmp_path)
+    table = trials_of(tmp_path)
     assert list(zip(table.state, table.reason, strict=True)) == [("FAIL", "error")] * 5
     assert not (tmp_path / "baseline.json").exists()
 
 
 def test_a_user_s_own_space_and_strategy(tmp_path: Path) -> None:
     flags = ["--space", "tests.searching:small_space", "--strategy", "tests.searching:nsga"]
-    assert _main(tmp_path, *flags, "--trials", "12") == 0
-    table = _table(tmp_path)
+    assert run_toy(tmp_path, *flags, "--trials", "12") == 0
+    table = trials_of(tmp_path)
     assert table.digest[table.reused_from == ""].is_unique
     assert (table.reused_from != "").any()
 
@@ -225,7 +223,7 @@ def test_a_search_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "10 classes" in output
     baseline = load_architecture(tmp_path / "baseline.json")
     assert (baseline.resolution, baseline.num_classes) == (8, 10)
-    conditions = _config(tmp_path)["conditions"]
+    conditions = config_of(tmp_path)["conditions"]
     assert conditions["data"] == "digits"
     assert len(conditions["fingerprint"]) == 12
     assert sum(conditions["images"]) == 300

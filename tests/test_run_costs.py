@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,20 +11,7 @@ from nas import run
 from nas.cli import format_number
 from search_spaces.cost import count
 from search_spaces.zoo import load_architecture
-
-TOY = ["--evaluator", "tests.searching:large_kernels", "--finalists", "0"]
-
-
-def _main(folder: Path, *flags: str) -> int:
-    return run.main([*TOY, "--run-dir", str(folder), *flags])
-
-
-def _table(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "trials.csv", keep_default_na=False).sort_values("number")
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())
+from tests.toy_runs import config_of, run_toy, trials_of
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +39,7 @@ def test_a_front_is_left_in_files(front: Path) -> None:
     trials = pd.read_csv(front / "trials.csv")
     assert "reward" not in trials.columns
     assert list(trials.cost) == list(trials.macs)
-    conditions = _config(front)["conditions"]
+    conditions = config_of(front)["conditions"]
     assert conditions["pareto"] is True
     assert "w" not in conditions
     report = (front / "report.md").read_text()
@@ -76,7 +62,7 @@ def test_a_baseline_is_picked_from_a_front_by_another_target(
         assert f"\nleft    {left}" in capsys.readouterr().out
     assert count(load_architecture(folder / "baseline.json")).macs <= target
     assert (folder / "trials.csv").read_bytes() == before
-    assert _config(folder)["conditions"]["target_macs"] == 400e6
+    assert config_of(folder)["conditions"]["target_macs"] == 400e6
 
     assert _front(folder) == 0  # no target: what the folder was made with
     capsys.readouterr()
@@ -89,19 +75,19 @@ def test_a_baseline_is_picked_from_a_front_by_another_target(
 def test_another_cost_has_its_own_target(
     cost: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(tmp_path / "a", "--trials", "3", "--cost", cost, "--target-cost", "2M") == 0
+    assert run_toy(tmp_path / "a", "--trials", "3", "--cost", cost, "--target-cost", "2M") == 0
     assert "T = 2M" in capsys.readouterr().out
-    table = _table(tmp_path / "a")
+    table = trials_of(tmp_path / "a")
     if cost == "params":
         assert list(table.cost) == list(table.params)
     expected = table.accuracy * (table.cost / 2e6) ** -0.07
     assert table.reward.to_numpy(float) == pytest.approx(expected.to_numpy(float))
-    assert _config(tmp_path / "a")["conditions"]["target_cost"] == 2e6
+    assert config_of(tmp_path / "a")["conditions"]["target_cost"] == 2e6
 
-    assert _main(tmp_path / "b", "--trials", "3", "--cost", cost) == 0
-    typical = _config(tmp_path / "b")["conditions"]["target_cost"]
+    assert run_toy(tmp_path / "b", "--trials", "3", "--cost", cost) == 0
+    typical = config_of(tmp_path / "b")["conditions"]["target_cost"]
     assert table.cost.min() / 2 < typical < table.cost.max() * 2
-    assert _main(tmp_path / "b", "--cost", cost, "--target-cost", "2M") == 2
+    assert run_toy(tmp_path / "b", "--cost", cost, "--target-cost", "2M") == 2
     assert f"target_cost was {format_number(typical)}, now 2M" in capsys.readouterr().err
 
 
@@ -109,20 +95,20 @@ def test_latency_is_measured_once_and_bound_to_its_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--space", "tests.searching:small_space", "--cost", "latency"]
-    assert _main(tmp_path / "run", *flags, "--dry-run") == 0
+    assert run_toy(tmp_path / "run", *flags, "--dry-run") == 0
     assert not (tmp_path / "run").exists()
-    assert _main(tmp_path / "run", *flags, "--trials", "5") == 0
+    assert run_toy(tmp_path / "run", *flags, "--trials", "5") == 0
     remembered = (tmp_path / "run/latency.json").read_bytes()
     known = json.loads(remembered)
-    table = _table(tmp_path / "run")
+    table = trials_of(tmp_path / "run")
     assert [known["ms"][digest] for digest in table.digest] == list(table.cost)
-    assert _config(tmp_path / "run")["conditions"]["latency"] == known["conditions"]
+    assert config_of(tmp_path / "run")["conditions"]["latency"] == known["conditions"]
 
-    assert _main(tmp_path / "run", *flags, "--trials", "6") == 0
+    assert run_toy(tmp_path / "run", *flags, "--trials", "6") == 0
     again = json.loads((tmp_path / "run/latency.json").read_bytes())
     assert again["ms"].items() >= known["ms"].items()
     capsys.readouterr()
-    assert _main(tmp_path / "run", *flags, "--latency-batch", "2") == 2
+    assert run_toy(tmp_path / "run", *flags, "--latency-batch", "2") == 2
     assert "batch_size was 1, now 2" in capsys.readouterr().err
 
 
@@ -143,10 +129,10 @@ def test_trials_beside_one_another_are_no_advice_where_latency_is_measured(
 
 def test_halving_tells_what_it_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--evaluator", "tests.searching:accuracy", "--halving", "--epochs", "9"]
-    assert _main(tmp_path, *flags, "--trials", "9") == 0
+    assert run_toy(tmp_path, *flags, "--trials", "9") == 0
     output = capsys.readouterr().out
     assert "9 epochs (stopped after 1, 3 of 9 epochs unless in the best 1 of 3) by guided" in output
-    table = _table(tmp_path)
+    table = trials_of(tmp_path)
     saved = (9 - table[table.state == "PRUNED"].stopped_after.astype(float)).sum()
     assert saved > 0
     assert f"halving saved {saved:.0f} of 81 epochs of search" in output

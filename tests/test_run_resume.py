@@ -17,9 +17,7 @@ from nas import run
 from tests import searching
 from tests.searching import calls, wait_for
 from tests.terminal import terminal
-from tests.toy_runs import config as _config
-from tests.toy_runs import main as _main
-from tests.toy_runs import table as _table
+from tests.toy_runs import config_of, run_toy, trials_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,7 +69,7 @@ def test_row_1_a_killed_run_ends_as_an_uninterrupted_one(workplace: Path) -> Non
     assert driver.returncode == 0, err
     assert "resume  search: " in out
 
-    table = _table(folder)
+    table = trials_of(folder)
     assert sorted(table.slot[table.state == "COMPLETE"]) == list(range(12))
     assert set(table.reason[table.state == "FAIL"]) <= {"orphaned"}
     called = [call["digest"] for call in calls(workplace)]
@@ -80,8 +78,8 @@ def test_row_1_a_killed_run_ends_as_an_uninterrupted_one(workplace: Path) -> Non
 
     undisturbed = workplace / "runs/undisturbed"
     flags = ["--evaluator", "tests.searching:accuracy", "--space", "tests.searching:space"]
-    assert _main(undisturbed, *flags, "--trials", "12") == 0
-    pd.testing.assert_frame_equal(_ends(table), _ends(_table(undisturbed)))
+    assert run_toy(undisturbed, *flags, "--trials", "12") == 0
+    pd.testing.assert_frame_equal(_ends(table), _ends(trials_of(undisturbed)))
 
 
 @pytest.mark.slow
@@ -124,14 +122,14 @@ def test_row_24_a_second_ctrl_c_ends_at_once_what_does_not_listen(workplace: Pat
     with _start(workplace, command) as driver:
         _, err = driver.communicate()
     assert driver.returncode == 0, err
-    table = _table(workplace / "runs/search")
+    table = trials_of(workplace / "runs/search")
     assert sorted(table.slot[table.state == "COMPLETE"]) == [0, 1, 2, 3]
     assert list(table.reason[table.state == "FAIL"]) == ["orphaned"]
 
 
 def _goes_on_from(out: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is saved is whole, and the command that was printed does the rest."""
-    before = _table(workplace / "my run")
+    before = trials_of(workplace / "my run")
     assert set(before.state) <= {"COMPLETE", "FAIL"}
     assert list(before.reason[before.state == "FAIL"]) in ([], ["interrupted"])
 
@@ -141,7 +139,7 @@ def _goes_on_from(out: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(workplace)
     monkeypatch.syspath_prepend(workplace)
     assert run.main(flags) == 0
-    after = _table(workplace / "my run")
+    after = trials_of(workplace / "my run")
     pd.testing.assert_frame_equal(after.head(len(before)), before, check_dtype=False)
     assert sorted(after.slot[after.state == "COMPLETE"]) == list(range(12))
     assert len(calls(workplace)) <= len(after)
@@ -194,14 +192,14 @@ def test_a_finished_search_says_that_nothing_is_left_and_measures_nothing(
 def test_row_22_trials_workers_and_finalists_may_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(tmp_path, "--trials", "4") == 0
-    before = _table(tmp_path)
-    assert _main(tmp_path, "--trials", "7", "--workers", "2", "--finalists", "1") == 0
+    assert run_toy(tmp_path, "--trials", "4") == 0
+    before = trials_of(tmp_path)
+    assert run_toy(tmp_path, "--trials", "7", "--workers", "2", "--finalists", "1") == 0
     assert "resume  search: 4 of 7 trials are finished" in capsys.readouterr().out
-    after = _table(tmp_path)
+    after = trials_of(tmp_path)
     pd.testing.assert_frame_equal(after.head(4), before, check_dtype=False)
     assert len(after) == 7
-    assert _config(tmp_path)["settings"]["trials"] == 7
+    assert config_of(tmp_path)["settings"]["trials"] == 7
 
 
 @pytest.mark.parametrize(
@@ -225,7 +223,7 @@ def test_row_22_changed_conditions_are_refused(
     flags: list[str], words: str, finished_toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished_toy / "trials.csv").read_bytes()
-    assert _main(finished_toy, *flags) == 2
+    assert run_toy(finished_toy, *flags) == 2
     error = capsys.readouterr().err
     assert words in error
     assert "Restore them, or choose a new --run-dir." in error
@@ -235,5 +233,5 @@ def test_row_22_changed_conditions_are_refused(
 @pytest.fixture(scope="module")
 def finished_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
-    assert _main(folder, "--trials", "2") == 0
+    assert run_toy(folder, "--trials", "2") == 0
     return folder
