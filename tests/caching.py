@@ -10,13 +10,13 @@ from tests.trees import same
 SIZE = 16
 
 
-def load(pets: Path, folder: Path | None, **options: Any) -> ImageData:
+def load_pets(pets: Path, folder: Path | None, **options: Any) -> ImageData:
     """A search's images, through the cache in a folder; through none where there is no folder."""
     cache = None if folder is None else Cache(folder)
     return load_for_search(str(pets), size=SIZE, cache=cache, **options)
 
 
-def equal(one: ImageData, other: ImageData) -> bool:
+def equal_images(one: ImageData, other: ImageData) -> bool:
     """Whether both are the same data, to the pixel."""
     return (
         same(one.train, other.train)

@@ -18,7 +18,7 @@ BLOCKS: Options = {
 FEW: Options = {"block1.width": (8, 16, 32, 64), "block2.width": (8, 16, 32), "kernel": (3, 5, 7)}
 
 
-def cost(params: Mapping[str, Any]) -> float:
+def cost_of(params: Mapping[str, Any]) -> float:
     """Of networks of `BLOCKS` or `FEW`; hardly two of the latter cost the same."""
     widths = [value for name, value in params.items() if "width" in name]
     kernels = [value**2 for name, value in params.items() if "kernel" in name]
@@ -26,15 +26,15 @@ def cost(params: Mapping[str, Any]) -> float:
     return wide * (10 + sum(kernels)) * (1 + 0.5 * [*params.values()].count("conv"))
 
 
-def costs(networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Two of each network: `cost`, and one that tells of every choice."""
-    return np.array([[cost(network), 1 + uneven(dict(network))] for network in networks])
+def costs_of(networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Two of each network: `cost_of`, and one that tells of every choice."""
+    return np.array([[cost_of(network), 1 + uneven(dict(network))] for network in networks])
 
 
-def accuracy(params: Mapping[str, Any]) -> float:
+def accuracy_of(params: Mapping[str, Any]) -> float:
     """Grows with the cost, and with some choices beside it."""
     bonus = sum(value in ("mbconv", 5) for value in params.values())
-    return 0.3 + 0.08 * float(np.log(cost(params))) + 0.02 * bonus
+    return 0.3 + 0.08 * float(np.log(cost_of(params))) + 0.02 * bonus
 
 
 def all_of(options: Options) -> list[Params]:

@@ -16,10 +16,7 @@ from nas.run import Settings
 from nas.trials.execution import execute
 from nas.workers import Workers
 from search_spaces.architecture import Architecture
-from tests.caching import SIZE
-from tests.caching import equal as _equal
-from tests.caching import load as _load
-from tests.caching import only_file as _file
+from tests.caching import SIZE, equal_images, load_pets, only_file
 from tests.searching import fixed_study, proposals
 from tests.trees import contents, same
 
@@ -40,14 +37,14 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_second_start_decodes_nothing(pets: Path, tmp_path: Path, decoded: list[int]) -> None:
     folder = tmp_path / "cache"
-    first = _load(pets, folder)
+    first = load_pets(pets, folder)
     assert len(decoded) == 50
-    assert _equal(_load(pets, folder), first)
+    assert equal_images(load_pets(pets, folder), first)
     assert len(decoded) == 50
-    assert _equal(_load(pets, None), first)
+    assert equal_images(load_pets(pets, None), first)
     assert len(decoded) == 100
     assert first.notices == ()
-    assert _file(folder).stat().st_size == 128 + 50 * 3 * SIZE**2
+    assert only_file(folder).stat().st_size == 128 + 50 * 3 * SIZE**2
 
 
 def test_a_training_maps_every_split(pets: Path, tmp_path: Path, decoded: list[int]) -> None:
@@ -68,13 +65,13 @@ def test_what_the_pixels_depend_on_makes_another_file(
     pets: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
     folder = tmp_path / "cache"
-    before = _load(pets, folder)
+    before = load_pets(pets, folder)
     path = next(pets.glob("train/cat/*"))
     Image.new("RGB", (6, 4), "red").save(path)
-    after = _load(pets, folder)
+    after = load_pets(pets, folder)
     assert len(contents(before.train) ^ contents(after.train)) == 2
     assert before.fingerprint != after.fingerprint
-    _load(pets, folder, seed=1)
+    load_pets(pets, folder, seed=1)
     load_for_search(str(pets), size=8, cache=Cache(folder))
     assert len(list(folder.iterdir())) == 4
     assert len(decoded) == 200
@@ -87,9 +84,9 @@ def test_a_damaged_file_is_made_anew(
     damage: str, pets: Path, tmp_path: Path, decoded: list[int]
 ) -> None:
     folder = tmp_path / "cache"
-    first = _load(pets, None)
-    _load(pets, folder)
-    file = _file(folder)
+    first = load_pets(pets, None)
+    load_pets(pets, folder)
+    file = only_file(folder)
     whole = file.read_bytes()
     broken = bytearray(whole)
     broken[-1000] ^= 1
@@ -104,9 +101,9 @@ def test_a_damaged_file_is_made_anew(
     }
     assert damaged[damage] != whole
     file.write_bytes(damaged[damage])
-    assert _equal(_load(pets, folder), first)
+    assert equal_images(load_pets(pets, folder), first)
     assert len(decoded) == 150
-    assert _file(folder).read_bytes() == whole
+    assert only_file(folder).read_bytes() == whole
 
 
 def test_read_only_it_is_taken_as_it_is_or_not_at_all(
@@ -119,26 +116,26 @@ def test_read_only_it_is_taken_as_it_is_or_not_at_all(
 
     plain = look()
     assert not folder.exists()
-    _load(pets, folder)
+    load_pets(pets, folder)
     assert len(decoded) == 100
     assert isinstance(look().train.images, Mapped)
     assert len(decoded) == 100
-    damaged = _file(folder).read_bytes()[:-1]
-    _file(folder).write_bytes(damaged)
-    assert _equal(look(), plain)
+    damaged = only_file(folder).read_bytes()[:-1]
+    only_file(folder).write_bytes(damaged)
+    assert equal_images(look(), plain)
     assert len(decoded) == 150
-    assert _file(folder).read_bytes() == damaged
+    assert only_file(folder).read_bytes() == damaged
 
 
 def test_another_process_maps_the_file(pets: Path, tmp_path: Path) -> None:
-    data = _load(pets, tmp_path / "cache")
+    data = load_pets(pets, tmp_path / "cache")
     for split in (data.train, data.search_validation):
         assert split is not None
         pickled = pickle.dumps(split.images, protocol=5)
         assert len(pickled) < 500
         received = pickle.loads(pickle.dumps(pickle.loads(pickled)))
         assert isinstance(received, Mapped)
-        assert received.filename == str(_file(tmp_path / "cache"))
+        assert received.filename == str(only_file(tmp_path / "cache"))
         assert np.array_equal(received, split.images)
         assert not received.flags.writeable
     # What is not rows of the file goes by value.
@@ -149,7 +146,7 @@ def test_another_process_maps_the_file(pets: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_named(pets: Path, tmp_path: Path) -> None:
-    data = _load(pets, tmp_path / "cache")
+    data = load_pets(pets, tmp_path / "cache")
     pickled = pickle.dumps(data.train)
     shutil.rmtree(tmp_path / "cache")
     assert data.train.images.any(), "who has mapped it keeps it"
@@ -160,9 +157,9 @@ def test_a_file_that_is_gone_is_named(pets: Path, tmp_path: Path) -> None:
 def test_images_that_are_refused_leave_no_file(pets: Path, tmp_path: Path) -> None:
     next(pets.glob("train/cat/*")).write_bytes(b"no image")
     with pytest.raises(DataError, match="1 image cannot be used"):
-        _load(pets, tmp_path / "cache")
+        load_pets(pets, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-    data = _load(pets, tmp_path / "cache", skip_bad=True)
+    data = load_pets(pets, tmp_path / "cache", skip_bad=True)
     assert len(data.train) == 44
     assert isinstance(data.train.images, Mapped)
 
@@ -182,7 +179,7 @@ class Looking:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_workers_of_ray_map_the_file(pets: Path, tmp_path: Path) -> None:
-    data = _load(pets, tmp_path / "cache")
+    data = load_pets(pets, tmp_path / "cache")
     study = fixed_study(tmp_path / "study.db", proposals(2))
     execute(study, Looking(data.train.images), Workers(count=2))
     assert [result.outcome.accuracy for result in study.results] == [1.0, 1.0]
@@ -210,6 +207,6 @@ def test_commands_keep_images_where_flags_say(
         assert not isinstance(task.training.data.train.images, np.memmap)
         assert set(tmp_path.iterdir()) == before
     else:
-        file = _file(tmp_path / where)
+        file = only_file(tmp_path / where)
         assert getattr(task.training.data.train.images, "filename", "") == str(file)
         assert len(pickle.dumps(task.training.data.train.images)) < 500

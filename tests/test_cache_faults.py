@@ -18,9 +18,7 @@ import pytest
 
 from nas.data import cache
 from nas.data.cache import Mapped
-from tests.caching import equal as _equal
-from tests.caching import load as _load
-from tests.caching import only_file as _file
+from tests.caching import equal_images, load_pets, only_file
 
 
 @contextmanager
@@ -39,8 +37,8 @@ def _stays_in_memory(
     pets: Path, folder: Path, why: str, room: AbstractContextManager[None] | None = None
 ) -> None:
     with room or nullcontext():
-        data = _load(pets, folder)
-    assert _equal(data, _load(pets, None))
+        data = load_pets(pets, folder)
+    assert equal_images(data, load_pets(pets, None))
     assert not isinstance(data.train.images, np.memmap)
     (notice,) = data.notices
     assert why in notice
@@ -116,12 +114,12 @@ def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked(
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    data = _load(pets, folder)
+    data = load_pets(pets, folder)
     assert len(taken) == 1
     assert not taken[0].exists()
     assert isinstance(data.train.images, Mapped)
-    assert _equal(data, _load(pets, None))
-    _file(folder)
+    assert equal_images(data, load_pets(pets, None))
+    only_file(folder)
 
 
 def test_two_processes_make_it_at_once(pets: Path, tmp_path: Path) -> None:
@@ -131,10 +129,10 @@ def test_two_processes_make_it_at_once(pets: Path, tmp_path: Path) -> None:
         assert child.stdin is not None
         child.stdin.write("go\n")
         child.stdin.flush()
-    expected = f"{_load(pets, None).train.images.sum()} Mapped\n"
+    expected = f"{load_pets(pets, None).train.images.sum()} Mapped\n"
     assert [child.communicate()[0] for child in children] == [expected] * 2
-    assert _equal(_load(pets, folder), _load(pets, None))
-    _file(folder)
+    assert equal_images(load_pets(pets, folder), load_pets(pets, None))
+    only_file(folder)
 
 
 def test_what_a_killed_process_left_is_removed_and_not_used(pets: Path, tmp_path: Path) -> None:
@@ -142,13 +140,13 @@ def test_what_a_killed_process_left_is_removed_and_not_used(pets: Path, tmp_path
     child = _child(pets, folder, "dies")
     child.communicate("go\n")
     assert child.returncode == -signal.SIGKILL
-    left = _file(folder)
+    left = only_file(folder)
     assert left.name.startswith("unfinished-")
     with left.open("rb") as held:  # as the process at it does
         fcntl.flock(held, fcntl.LOCK_EX)
-        _load(pets, folder)
+        load_pets(pets, folder)
         assert left.exists()
     (made,) = set(folder.iterdir()) - {left}
     os.unlink(made)
-    assert _equal(_load(pets, folder), _load(pets, None))
+    assert equal_images(load_pets(pets, folder), load_pets(pets, None))
     assert not left.exists()

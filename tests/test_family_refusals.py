@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.families import B0, PAPER
-from tests.families import run as _run
+from tests.families import B0, PAPER, run_family
 
 
 def test_constants_need_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run([*PAPER, "--out", str(tmp_path / "family")]) == 2
+    assert run_family([*PAPER, "--out", str(tmp_path / "family")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --baseline is missing: an architecture's JSON file, or a zoo")
     assert not (tmp_path / "family").exists()
@@ -46,7 +45,7 @@ def test_what_cannot_be_is_one_line(
     flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "family"
-    assert _run([*B0, *flags, "--out", str(out)]) == 2
+    assert run_family([*B0, *flags, "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
@@ -67,7 +66,7 @@ def test_a_broken_constants_file_is_one_line(
 ) -> None:
     file = tmp_path / "constants.json"
     file.write_text(content)
-    assert _run([*B0, "--constants", str(file), "--out", str(tmp_path / "family")]) == 2
+    assert run_family([*B0, "--constants", str(file), "--out", str(tmp_path / "family")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
@@ -75,7 +74,7 @@ def test_a_broken_constants_file_is_one_line(
 def test_an_unknown_baseline_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run(["--baseline", "b9", "--released", "--out", str(tmp_path)]) == 2
+    assert run_family(["--baseline", "b9", "--released", "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "'b9' is neither a file nor a network of the zoo" in line
 
@@ -85,6 +84,6 @@ def test_an_output_that_cannot_be_written_is_one_line(
 ) -> None:
     out = tmp_path / "file"
     out.write_text("")
-    assert _run([*B0, "--released", "--out", str(out)]) == 2
+    assert run_family([*B0, "--released", "--out", str(out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{out} cannot be written" in line

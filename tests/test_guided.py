@@ -16,11 +16,7 @@ from nas.samplers.features import Features
 from nas.samplers.guided import GuidedSettings, ModelGuidedSampler
 from nas.samplers.history import Choices
 from nas.samplers.surrogate import Surrogate, parts_for
-from tests.guided import BLOCKS, FEW, SHORT
-from tests.guided import accuracy as _accuracy
-from tests.guided import all_of as _all
-from tests.guided import cost as _cost
-from tests.guided import costs as _costs
+from tests.guided import BLOCKS, FEW, SHORT, accuracy_of, all_of, cost_of, costs_of
 from tests.sampling import (
     EASY,
     PLANTED,
@@ -45,7 +41,7 @@ def _noisy(objective: Callable[[Params], float], sigma: float, seed: int) -> Any
 
 
 def _two(seed: int = 0, settings: GuidedSettings = SHORT) -> Study:
-    sampler = ModelGuidedSampler(costs=_costs, settings=settings, seed=seed)
+    sampler = ModelGuidedSampler(costs=costs_of, settings=settings, seed=seed)
     return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
 
 
@@ -86,7 +82,7 @@ def test_minimising_recommends_the_least() -> None:
 
 @pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
 def test_before_enough_trials_finished_there_is_no_belief(directions: list[Direction]) -> None:
-    sampler = ModelGuidedSampler(costs=_costs, settings=SHORT)
+    sampler = ModelGuidedSampler(costs=costs_of, settings=SHORT)
     study = optuna.create_study(directions=directions, sampler=sampler)
     assert sampler.recommend(study, 5) == []
     for i in range(10):
@@ -95,7 +91,7 @@ def test_before_enough_trials_finished_there_is_no_belief(directions: list[Direc
             study.tell(trial, state=TrialState.FAIL)
         else:
             assert sampler.recommend(study, 5) == []
-            study.tell(trial, [_accuracy(trial.params), _cost(trial.params)][: len(directions)])
+            study.tell(trial, [accuracy_of(trial.params), cost_of(trial.params)][: len(directions)])
     assert sampler.recommend(study, 5)
 
 
@@ -104,7 +100,7 @@ def test_small_spaces_are_recommended_whole(options: Options) -> None:
     study = new_study(ModelGuidedSampler(costs=lambda n: np.ones((len(n), 1)), settings=SHORT))
     search(study, options, uneven, 24)
     networks = _sampler(study).recommend(study, 100)
-    assert sorted(map(repr, networks)) == sorted(map(repr, _all(_by_name(options))))
+    assert sorted(map(repr, networks)) == sorted(map(repr, all_of(_by_name(options))))
     assert [uneven(n) for n in networks] == sorted(map(uneven, networks), reverse=True)
 
 
@@ -117,16 +113,16 @@ def test_the_budget_of_the_discount_moves_the_answer() -> None:
         def discount(costs: np.ndarray) -> np.ndarray:
             return np.minimum(1, target / costs)
 
-        study = new_study(ModelGuidedSampler(costs=_costs, discount=discount, settings=SHORT))
-        noisy = _noisy(_accuracy, 0.01, 0)
-        search(study, BLOCKS, lambda p: noisy(p) * float(discount(np.array([_cost(p)]))[0]), 60)
+        study = new_study(ModelGuidedSampler(costs=costs_of, discount=discount, settings=SHORT))
+        noisy = _noisy(accuracy_of, 0.01, 0)
+        search(study, BLOCKS, lambda p: noisy(p) * float(discount(np.array([cost_of(p)]))[0]), 60)
         return _sampler(study).recommend(study, 1)[0]
 
     for target in (1500, 4000, 9000):
         network = answer(target)
-        within = [p for p in _all(BLOCKS) if _cost(p) <= target]
-        assert _cost(network) <= 1.02 * target
-        assert _accuracy(network) > max(map(_accuracy, within)) - 0.03
+        within = [p for p in all_of(BLOCKS) if cost_of(p) <= target]
+        assert cost_of(network) <= 1.02 * target
+        assert accuracy_of(network) > max(map(accuracy_of, within)) - 0.03
 
 
 def test_accuracy_is_learnt_from_cost_too() -> None:
@@ -135,12 +131,12 @@ def test_accuracy_is_learnt_from_cost_too() -> None:
     def error(sampler: ModelGuidedSampler) -> float:
         study = new_study(sampler)
         rng = np.random.default_rng(0)
-        networks = [_all(BLOCKS)[i] for i in rng.permutation(12**3)[:40]]
+        networks = [all_of(BLOCKS)[i] for i in rng.permutation(12**3)[:40]]
         for network in networks:
-            add(study, BLOCKS, network, value=-abs(float(np.log(_cost(network) / 6000))))
-        return abs(float(np.log(_cost(sampler.recommend(study, 1)[0]) / 6000)))
+            add(study, BLOCKS, network, value=-abs(float(np.log(cost_of(network) / 6000))))
+        return abs(float(np.log(cost_of(sampler.recommend(study, 1)[0]) / 6000)))
 
-    assert error(ModelGuidedSampler(costs=_costs)) < 0.01
+    assert error(ModelGuidedSampler(costs=costs_of)) < 0.01
     assert error(ModelGuidedSampler()) > 0.05
 
 
@@ -148,12 +144,12 @@ def test_two_objectives_give_the_front_that_brute_force_finds() -> None:
     study = _two()
     for _ in range(24):
         trial = study.ask(dict(distributions(FEW)))
-        study.tell(trial, [_accuracy(trial.params), _cost(trial.params)])
+        study.tell(trial, [accuracy_of(trial.params), cost_of(trial.params)])
     networks = _sampler(study).recommend(study, 40)
-    front = {repr(dict(sorted(network.items()))) for network in _front(_all(FEW))}
+    front = {repr(dict(sorted(network.items()))) for network in _front(all_of(FEW))}
     assert {repr(network) for network in networks} <= front
     assert len(networks) > 0.7 * len(front)
-    costs = [_cost(network) for network in networks]
+    costs = [cost_of(network) for network in networks]
     assert costs == sorted(set(costs))
     assert len(_sampler(study).recommend(study, 3)) <= 3
     assert _sampler(study).recommend(study, 1)[0] == networks[-1], "one budget is all of it"
@@ -161,7 +157,7 @@ def test_two_objectives_give_the_front_that_brute_force_finds() -> None:
 
 def _front(networks: list[Params]) -> list[Params]:
     """Those that none beats in both."""
-    points = [(_accuracy(network), _cost(network)) for network in networks]
+    points = [(accuracy_of(network), cost_of(network)) for network in networks]
     return [
         network
         for network, (accuracy, cost) in zip(networks, points, strict=True)
@@ -171,9 +167,9 @@ def _front(networks: list[Params]) -> list[Params]:
 
 def test_of_all_networks_the_undominated_are_the_front() -> None:
     choices = Choices(distributions(FEW))
-    features = Features(choices, _costs)
-    indices = np.array([choices.encode(network) for network in _all(FEW)])
-    networks, values = features(indices), np.array([_accuracy(n) for n in _all(FEW)])
+    features = Features(choices, costs_of)
+    indices = np.array([choices.encode(network) for network in all_of(FEW)])
+    networks, values = features(indices), np.array([accuracy_of(n) for n in all_of(FEW)])
     parts, certain = parts_for(networks), np.zeros(len(values))
     scales = np.array([1.0] * len(parts) + [1e-9])
     belief = Belief(
@@ -184,7 +180,7 @@ def test_of_all_networks_the_undominated_are_the_front() -> None:
     )
     twice = [tuple(row) for row in np.concatenate([indices[::-1], indices]).tolist()]
     found = [choices.decode(row) for row in undominated(belief, twice)]
-    assert found == sorted(_front(_all(FEW)), key=_cost)
+    assert found == sorted(_front(all_of(FEW)), key=cost_of)
 
 
 def test_two_objectives_work_with_accuracies_below_zero_too() -> None:
@@ -192,17 +188,17 @@ def test_two_objectives_work_with_accuracies_below_zero_too() -> None:
 
     def recommended(shift: float) -> set[str]:
         study = _two()
-        for network in _all(FEW)[::2]:
+        for network in all_of(FEW)[::2]:
             study.add_trial(
                 create_trial(
                     params=network,
                     distributions=dict(distributions(FEW)),
-                    values=[_accuracy(network) - shift, _cost(network)],
+                    values=[accuracy_of(network) - shift, cost_of(network)],
                 )
             )
         return {repr(network) for network in _sampler(study).recommend(study, 40)}
 
-    front = {repr(dict(sorted(network.items()))) for network in _front(_all(FEW))}
+    front = {repr(dict(sorted(network.items()))) for network in _front(all_of(FEW))}
     assert len(recommended(5.0) & front) > 0.7 * len(front)
 
 
@@ -210,12 +206,12 @@ def test_two_objectives_work_with_accuracies_below_zero_too() -> None:
 def test_a_network_that_failed_is_not_recommended(objectives: int) -> None:
     """However good its neighbours make it look: it would fail again."""
     study = _two() if objectives == 2 else new_study(ModelGuidedSampler(settings=SHORT))
-    for network in _all(FEW)[:-1]:
-        values = [_accuracy(network), _cost(network)][:objectives]
+    for network in all_of(FEW)[:-1]:
+        values = [accuracy_of(network), cost_of(network)][:objectives]
         study.add_trial(
             create_trial(params=network, distributions=dict(distributions(FEW)), values=values)
         )
-    largest = dict(sorted(_all(FEW)[-1].items()))
+    largest = dict(sorted(all_of(FEW)[-1].items()))
     assert largest in _sampler(study).recommend(study, 40)
     add(study, FEW, largest, TrialState.FAIL)
     networks = _sampler(study).recommend(study, 40)

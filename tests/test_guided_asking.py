@@ -9,11 +9,7 @@ from optuna.trial import TrialState
 
 from nas.samplers.guided import GuidedSettings, ModelGuidedSampler
 from nas.samplers.surrogate import fit
-from tests.guided import BLOCKS, FEW, SHORT
-from tests.guided import accuracy as _accuracy
-from tests.guided import all_of as _all
-from tests.guided import cost as _cost
-from tests.guided import costs as _costs
+from tests.guided import BLOCKS, FEW, SHORT, accuracy_of, all_of, cost_of, costs_of
 from tests.sampling import EASY, SIX, Direction, add, ask, distributions, hits, new_study, search
 
 
@@ -21,11 +17,11 @@ from tests.sampling import EASY, SIX, Direction, add, ask, distributions, hits, 
 @pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize"]])
 def test_eight_asked_in_parallel_differ(finished: int, directions: list[Direction]) -> None:
     """While it starts, climbs and draws."""
-    sampler = ModelGuidedSampler(costs=_costs, settings=SHORT)
+    sampler = ModelGuidedSampler(costs=costs_of, settings=SHORT)
     study = optuna.create_study(directions=directions, sampler=sampler)
     for _ in range(finished):
         trial = study.ask(dict(distributions(BLOCKS)))
-        study.tell(trial, [_accuracy(trial.params), _cost(trial.params)][: len(directions)])
+        study.tell(trial, [accuracy_of(trial.params), cost_of(trial.params)][: len(directions)])
     assert len({repr(ask(study, BLOCKS)) for _ in range(8)}) == 8
 
 
@@ -41,7 +37,7 @@ def test_networks_are_drawn_until_enough_have_begun_and_half_of_them_ended(
     for startup_trials in (8, 1000):
         settings = GuidedSettings(startup_trials=startup_trials)
         study = new_study(ModelGuidedSampler(settings=settings))
-        for i, network in enumerate(_all(EASY)[: finished + running]):
+        for i, network in enumerate(all_of(EASY)[: finished + running]):
             if i < finished:
                 add(study, EASY, network, value=hits(network))
             else:
@@ -64,11 +60,11 @@ def test_hyperparameters_are_fitted_now_and_then_where_trials_are_stopped_too(
     study = new_study(ModelGuidedSampler(settings=SHORT))
     for i in range(100):
         trial = study.ask(dict(distributions(BLOCKS)))
-        trial.report(_accuracy(trial.params) / 2, 1)
+        trial.report(accuracy_of(trial.params) / 2, 1)
         if i % 3:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            study.tell(trial, _accuracy(trial.params) + 0.01 * (i % 5))
+            study.tell(trial, accuracy_of(trial.params) + 0.01 * (i % 5))
     assert 0 < len(fitted) < 60
     assert len(fitted[-1][2]) > 90, "measurements"
 
@@ -78,7 +74,7 @@ def test_one_monstrous_value_does_not_end_a_search(direction: Direction) -> None
     """Such as the loss of a training that diverged."""
     sampler = ModelGuidedSampler(settings=SHORT)
     study = new_study(sampler, direction)
-    search(study, BLOCKS, lambda params: 1e200 if len(study.trials) == 3 else _cost(params), 30)
+    search(study, BLOCKS, lambda params: 1e200 if len(study.trials) == 3 else cost_of(params), 30)
     assert len(sampler.recommend(study, 3)) == 3
 
 
@@ -109,11 +105,11 @@ def test_networks_come_again_when_all_have_failed() -> None:
 def test_a_search_whose_values_are_all_alike_goes_on(
     value: float, directions: list[Direction]
 ) -> None:
-    sampler = ModelGuidedSampler(costs=_costs, settings=SHORT)
+    sampler = ModelGuidedSampler(costs=costs_of, settings=SHORT)
     study = optuna.create_study(directions=directions, sampler=sampler)
     for _ in range(20):
         trial = study.ask(dict(distributions(FEW)))
-        study.tell(trial, [value, _cost(trial.params)][: len(directions)])
+        study.tell(trial, [value, cost_of(trial.params)][: len(directions)])
     assert sampler.recommend(study, 3)
 
 
@@ -128,7 +124,7 @@ def test_a_search_whose_values_are_all_alike_goes_on(
 def test_objectives_that_it_cannot_follow_are_refused(
     directions: list[Direction], message: str
 ) -> None:
-    sampler = ModelGuidedSampler(costs=_costs)
+    sampler = ModelGuidedSampler(costs=costs_of)
     study = optuna.create_study(directions=directions, sampler=sampler)
     with pytest.raises(ValueError, match=message):
         ask(study, FEW)
@@ -163,8 +159,8 @@ def test_a_start_from_nothing_is_refused() -> None:
     ],
 )
 def test_what_is_no_discount_is_refused(discount: Any) -> None:
-    study = new_study(ModelGuidedSampler(costs=_costs, discount=discount, settings=SHORT))
-    search(study, FEW, _accuracy, 8)
+    study = new_study(ModelGuidedSampler(costs=costs_of, discount=discount, settings=SHORT))
+    search(study, FEW, accuracy_of, 8)
     with pytest.raises(ValueError, match="`discount` must give 8 positive and finite numbers"):
         ask(study, FEW)
 
@@ -173,6 +169,6 @@ def test_what_are_no_costs_is_refused() -> None:
     study = new_study(
         ModelGuidedSampler(costs=lambda networks: np.zeros((len(networks), 2)), settings=SHORT)
     )
-    search(study, FEW, _accuracy, 8)
+    search(study, FEW, accuracy_of, 8)
     with pytest.raises(ValueError, match="`costs` must be positive and finite"):
         ask(study, FEW)

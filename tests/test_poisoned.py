@@ -15,8 +15,7 @@ from nas.trials.audit import check_record
 from nas.trials.record import RecordError
 from scaling_search import grid
 from search_spaces.builder import BuiltNetwork
-from tests.databases import execute as _execute
-from tests.databases import set_attribute as _set
+from tests.databases import execute, set_attribute
 from tests.searching import network
 
 FLAGS = [
@@ -131,7 +130,7 @@ def test_a_database_of_another_program(
     statement: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "study.db").unlink()
-    _execute(folder / "study.db", statement)
+    execute(folder / "study.db", statement)
     _assert_refused(folder, capsys, message)
 
 
@@ -169,12 +168,12 @@ def test_a_database_of_another_program(
     ],
 )
 def test_a_database_with_other_content(statement: str, message: str, folder: Path) -> None:
-    _execute(folder / "study.db", statement)
+    execute(folder / "study.db", statement)
     _assert_no_record(folder, message)
 
 
 def test_a_study_with_other_objectives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _execute(folder / "study.db", "UPDATE study_directions SET direction = 'MINIMIZE'")
+    execute(folder / "study.db", "UPDATE study_directions SET direction = 'MINIMIZE'")
     assert run.main([*FLAGS, "--run-dir", str(folder)]) == 2
     assert "its study 'search' has other objectives. Restore it" in capsys.readouterr().err
 
@@ -228,7 +227,7 @@ def test_any_name_of_a_study(
     ],
 )
 def test_a_trial_with_other_fields(key: str, value: Any, message: str, folder: Path) -> None:
-    _set(folder / "study.db", key, value)
+    set_attribute(folder / "study.db", key, value)
     _assert_no_record(folder, message)
 
 
@@ -236,24 +235,24 @@ def test_a_poisoned_trial_ends_the_command(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = {"accuracy": 0.5, "reason": "\x1b[2J<img onerror=x>"}
-    _set(folder / "study.db", "outcome", outcome)
+    set_attribute(folder / "study.db", "outcome", outcome)
     _assert_refused(folder, capsys, "trial 0 of study 'search': outcome.reason: ")
 
 
 def test_a_running_trial_whose_outcome_is_null(folder: Path) -> None:
-    _set(folder / "study.db", "outcome", None)
-    _execute(folder / "study.db", "UPDATE trials SET state = 'RUNNING' WHERE trial_id = 1")
+    set_attribute(folder / "study.db", "outcome", None)
+    execute(folder / "study.db", "UPDATE trials SET state = 'RUNNING' WHERE trial_id = 1")
     _assert_no_record(folder, "its outcome is null")
 
 
 def test_two_trials_that_ended_in_one_slot(folder: Path) -> None:
-    _set(folder / "study.db", "slot", 2, trial=4)
+    set_attribute(folder / "study.db", "slot", 2, trial=4)
     _assert_no_record(folder, "slot 2 has a trial after 2, which is COMPLETE")
 
 
 def test_choices_outside_of_the_space(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What may be chosen the space knows, so this is found where the trial is restored."""
-    _set(folder / "study.db", "choices", {"width": 17, "kernel": 3})
+    set_attribute(folder / "study.db", "choices", {"width": 17, "kernel": 3})
     assert run.main([*FLAGS, "--run-dir", str(folder)]) == 2
     message = "now reads the choices of trial 0 as another network, or has no such choices."
     assert message in capsys.readouterr().err
@@ -269,7 +268,7 @@ def test_a_record_runs_no_code_that_the_command_does_not_name(
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil_builder.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w').close()")
     evil = BuiltNetwork(name="evil", reference="evil_builder:build", resolution=8)
-    _set(folder / "study.db", "architecture", evil.to_json())
+    set_attribute(folder / "study.db", "architecture", evil.to_json())
     message = "its network is made by evil_builder:build, which the command does not name"
     _assert_refused(folder, capsys, message)
     with pytest.raises(RecordError, match=message):
@@ -286,7 +285,7 @@ def test_the_record_of_the_builder_that_the_command_names(
     for _ in range(2):
         assert grid.main([*flags, "--run-dir", str(tmp_path)]) == 0
     builder = BuiltNetwork(name="other", reference="tests.builders:other", resolution=16)
-    _set(tmp_path / "study.db", "architecture", builder.to_json())
+    set_attribute(tmp_path / "study.db", "architecture", builder.to_json())
     message = "its network is made by tests.builders:other"
     _assert_refused(tmp_path, capsys, message, grid.main, flags)
 
@@ -296,8 +295,8 @@ def test_a_list_whose_trials_are_others(tmp_path: Path, capsys: pytest.CaptureFi
     flags = ["--baseline", "efficientnet-b0", "--evaluator", "tests.searching:accuracy"]
     flags += ["--candidates", "3", "--seeds", "2", "--full", "--epochs", "1"]
     assert grid.main([*flags, "--run-dir", str(tmp_path)]) == 0
-    _set(tmp_path / "study.db", "architecture", network(8).to_json())
-    _set(tmp_path / "study.db", "digest", network(8).digest)
+    set_attribute(tmp_path / "study.db", "architecture", network(8).to_json())
+    set_attribute(tmp_path / "study.db", "digest", network(8).digest)
     capsys.readouterr()
     assert grid.main([*flags, "--run-dir", str(tmp_path)]) == 2
     assert (

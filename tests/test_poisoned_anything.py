@@ -19,9 +19,7 @@ from nas.trials.audit import check_record
 from nas.trials.halving import Halving
 from nas.trials.record import all_records
 from search_spaces.architecture import Architecture
-from tests.databases import delete_attribute as _delete
-from tests.databases import execute as _execute
-from tests.databases import set_attribute as _set
+from tests.databases import delete_attribute, execute, set_attribute
 from tests.fuzzing import bytes_of, changed, fuzz
 from tests.searching import HALVING, MediumSpace, SmallSpace, accuracy, drive, sampled_study
 
@@ -98,11 +96,11 @@ def test_any_attributes(examples: int, record: tuple[Path, dict[str, Any]], tmp_
         spoilt = _new_file(tmp_path)
         shutil.copy(database, spoilt)
         for key in attributes.keys() - fields.keys():
-            _delete(spoilt, key)
+            delete_attribute(spoilt, key)
         for key, value in fields.items():
             if attributes.get(key) != value and "\ud800" not in key:  # which SQLite cannot hold
-                _set(spoilt, key, value)
-        _execute(spoilt, f"UPDATE trials SET state = '{state}' WHERE trial_id = 1")
+                set_attribute(spoilt, key, value)
+        execute(spoilt, f"UPDATE trials SET state = '{state}' WHERE trial_id = 1")
         _go_on(spoilt, **options)
 
     states = st.sampled_from(["COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"])
