@@ -9,7 +9,7 @@ from nas.samplers.history import Choices, Indices
 
 Array = np.ndarray
 
-_PARENTS, _CLIMBS, _MUTANTS, _MUTATIONS, _MAX_LOOKS = 8, 2, 250, 5, 30
+_PARENTS, _CLIMBS, _MUTANTS, _MUTATIONS, _MAX_STEPS = 8, 2, 250, 5, 30
 _DRAWS, _MIXTURES = 4, 200
 
 
@@ -85,31 +85,17 @@ class Candidates:
         return [indices for indices in ranked if indices not in besides][:number]
 
     def climb(self, score: Score, start: Array) -> Array:
-        """The end of steepest ascent over single choices.
-
-        Of the options that lead uphill at one place the best is taken, then of those that still
-        do; all options are looked at again when none is left.
-        """
+        """The end of steepest ascent over single choices, or of its first `_MAX_STEPS` steps."""
         here, height = start, score(start[None])[0]
-        for _ in range(_MAX_LOOKS):
-            steps = self._neighbours(here)
-            if not len(steps):
+        for _ in range(_MAX_STEPS):
+            around = self._neighbours(here)
+            if not len(around):
                 return here
-            places = np.argmax(steps != here, axis=1)
-            options = steps[np.arange(len(steps)), places]
-            looked_at = here
-            while len(places):
-                steps = np.repeat(here[None], len(places), axis=0)
-                steps[np.arange(len(places)), places] = options
-                heights = score(steps)
-                best = int(np.argmax(heights))
-                uphill = heights > height
-                if uphill[best]:
-                    here, height = steps[best], heights[best]
-                kept = uphill & (places != places[best])
-                places, options = places[kept], options[kept]
-            if here is looked_at:
+            heights = score(around)
+            best = int(np.argmax(heights))
+            if heights[best] <= height:
                 return here
+            here, height = around[best], heights[best]
         return here
 
     def _pool(self) -> Array:
