@@ -202,12 +202,15 @@ def test_row_23_changed_images_end_a_run_that_goes_on(pets: Path, tmp_path: Path
 
     start()
     start()
-    extra = pets / "train/dog/extra.png"
-    shutil.copy(pets / "train/dog/000.png", extra)
-    with pytest.raises(ValueError, match=r"other conditions: fingerprint was .*new --run-dir"):
+    extra, first = pets / "train/dog/extra.png", pets / "train/dog/000.png"
+    shutil.copy(first, extra)
+    with pytest.raises(ValueError, match=r"conditions: images was \[45, 5\], now \[46, 5\]\. "):
         start()
     extra.unlink()
     start()
+    shutil.copy(pets / "train/cat/000.png", first)
+    with pytest.raises(ValueError, match=r"other conditions: fingerprint was .*new --run-dir"):
+        start()
 
 
 class TestLinks:

@@ -138,7 +138,7 @@ def test_a_finished_proxy_says_that_nothing_is_left(
     assert main(tmp_path, "ranking", *flags, "--seeds", "3", "--dry-run") == 0
     output = capsys.readouterr().out
     assert "18 trials" in output
-    assert "\nleft    6 of proxy, 6 of epochs=0.5 · time known" in output
+    assert "\nleft    6 of proxy, 6 of epochs=0.5 · no estimate before the first" in output
 
 
 @pytest.mark.slow
