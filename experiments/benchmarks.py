@@ -1,7 +1,7 @@
 """Benchmarks of search strategies: spaces whose true accuracies are known."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,11 @@ import numpy as np
 
 from nas.cli import UserError, load_function
 from search_spaces.architecture import Architecture
-from search_spaces.capacity import Capacity, capacity
+from search_spaces.capacity import capacity
 from search_spaces.cost import Cost
+from search_spaces.counts import Row
 from search_spaces.ops import MBConv
-from search_spaces.spaces import Choice, Choices, Counts, FactorizedSpace, Space, mnasnet
+from search_spaces.spaces import Choice, Choices, FactorizedSpace, Space, mnasnet
 from search_spaces.zoo import efficientnet_b0
 
 _SAMPLE = 501
@@ -121,7 +122,7 @@ def _from_file(path: Path) -> Benchmark:
         space=space,
         accuracy=space.accuracy,
         noise=_MEASURED_NOISE,
-        cost=lambda choices: space.counts(choices).cost,
+        cost=space.cost,
         target_macs=1e6 * objective.T,
     )
 
@@ -148,11 +149,18 @@ class _TableSpace:
     def accuracy(self, choices: Choices) -> float:
         return float(self._objective.acc(self._blocks(choices)))
 
-    def counts(self, choices: Choices) -> Counts:
-        """The costs are the benchmark's own, which count more than convolutions and classifier."""
-        macs, params, channels, log_fan_in = self._sums(self._blocks(choices))
-        cost = Cost(params=round(params), macs=round(macs))
-        return Counts(cost, Capacity(round(channels), log_fan_in))
+    def cost(self, choices: Choices) -> Cost:
+        """The benchmark's own, which counts more than convolutions and classifier."""
+        params, macs, *_ = self._row(choices)
+        return Cost(params=round(params), macs=round(macs))
+
+    def counts(self, networks: Sequence[Choices]) -> np.ndarray:
+        """`COUNTS`, (networks, 5); no activations, which the benchmark does not tell."""
+        return np.array([self._row(choices) for choices in networks])
+
+    def _row(self, choices: Choices) -> Row:
+        *rounded, log_fan_in = self._sums(self._blocks(choices))
+        return *map(round, rounded), log_fan_in
 
     def decode(self, choices: Choices) -> Architecture:
         return self._network(self._blocks(choices))
@@ -172,29 +180,27 @@ class _TableSpace:
         )
         return replace(reference, name=self.name, stages=stages)
 
-    def _numbers(self, blocks: list[Block]) -> tuple[float, ...]:
+    def _numbers(self, blocks: list[Block]) -> Row:
         macs, params = self._objective.macs(blocks), self._objective.params(blocks)
         able = capacity(self._network(blocks))
-        return 1e6 * macs, 1e6 * params, able.channels, able.log_fan_in
+        return 1e6 * params, 1e6 * macs, 0, able.channels, able.log_fan_in
 
 
 class _Sum:
     """Numbers of a network as sums of what its blocks add to those of the first."""
 
-    def __init__(
-        self, first: list[Block], numbers_of: Callable[[list[Block]], tuple[float, ...]]
-    ) -> None:
+    def __init__(self, first: list[Block], numbers_of: Callable[[list[Block]], Row]) -> None:
         self._blocks, self._numbers_of = first, numbers_of
-        self._added: dict[tuple[int, Block], tuple[float, ...]] = {}
+        self._added: dict[tuple[int, Block], Row] = {}
 
-    def __call__(self, blocks: list[Block]) -> tuple[float, ...]:
+    def __call__(self, blocks: list[Block]) -> Row:
         return tuple(map(sum, zip(self._first, *map(self._of, enumerate(blocks)), strict=True)))
 
     @cached_property
-    def _first(self) -> tuple[float, ...]:
+    def _first(self) -> Row:
         return self._numbers_of(self._blocks)
 
-    def _of(self, at: tuple[int, Block]) -> tuple[float, ...]:
+    def _of(self, at: tuple[int, Block]) -> Row:
         """What a block adds at its place."""
         if at not in self._added:
             place, block = at

@@ -17,6 +17,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.builder import AnyNetwork
 from search_spaces.capacity import capacity
 from search_spaces.cost import count
+from search_spaces.counts import counts
 from search_spaces.spaces import sample
 from tests.searching import SPACE, SmallSpace
 
@@ -52,7 +53,7 @@ def _networks(number: int) -> list[dict[str, Any]]:
 
 
 def test_the_prediction_is_near_the_truth_after_few_measurements(latency: KnownLatency) -> None:
-    predicted = PredictedLatency(SPACE, latency, SPACE.cost)
+    predicted = PredictedLatency(SPACE, latency, SPACE.counts)
     assert latency.num_measured == 0, "nothing is measured before it is needed"
     networks = _networks(300)
     values = predicted(networks)
@@ -70,14 +71,16 @@ def test_the_prediction_is_near_the_truth_after_few_measurements(latency: KnownL
 def test_a_restart_predicts_the_same(latency: KnownLatency, tmp_path: Path) -> None:
     networks = _networks(20)
     again = KnownLatency(file=tmp_path / "again.json")
-    first, second = (PredictedLatency(SPACE, one, SPACE.cost)(networks) for one in (latency, again))
+    first, second = (
+        PredictedLatency(SPACE, one, SPACE.counts)(networks) for one in (latency, again)
+    )
     assert np.array_equal(first, second)
 
 
 def test_a_space_smaller_than_the_sample_is_measured_once(latency: KnownLatency) -> None:
     space = SmallSpace()
     networks = [{"width": width, "kernel": kernel} for width in (8, 16, 24) for kernel in (3, 5)]
-    values = PredictedLatency(space, latency, lambda n: count(space.decode(n)))(networks)
+    values = PredictedLatency(space, latency, lambda n: counts(map(space.decode, n)))(networks)
     assert latency.num_measured == 6
     assert values == pytest.approx([milliseconds(space.decode(n)) for n in networks], rel=0.02)
 
@@ -95,7 +98,7 @@ def test_the_known_costs_of_a_search_by_latency(latency: KnownLatency, factorize
     able = [capacity(SPACE.decode(network)) for network in networks]
     assert found[:, 3].tolist() == [shape.channels for shape in able]
     assert found[:, 4] == pytest.approx([shape.log_fan_in for shape in able])
-    predicted = PredictedLatency(SPACE, latency, SPACE.cost)
+    predicted = PredictedLatency(SPACE, latency, SPACE.counts)
     assert found[:, 0] == pytest.approx(predicted(networks))
 
 

@@ -16,21 +16,26 @@ from nas.costs.latency import Latency
 from nas.samplers.features import Features
 from nas.samplers.history import Choices
 from nas.samplers.surrogate import Surrogate, fit, parts_for
-from search_spaces.cost import Cost
+from search_spaces.counts import COUNTS
 from search_spaces.spaces import Space, sample
 
 NUM_MEASURED = 40
 """Networks of the space that are measured for the model, once a run folder."""
+_COLUMNS = [COUNTS.index(name) for name in ("macs", "params", "activations")]
 
 
 class PredictedLatency:
     """Choices of n networks -> expected latency in ms, (n,)."""
 
     def __init__(
-        self, space: Space, latency: Latency, cost_of: Callable[[Mapping[str, Any]], Cost]
+        self,
+        space: Space,
+        latency: Latency,
+        counts_of: Callable[[Sequence[Mapping[str, Any]]], np.ndarray],
     ) -> None:
-        """`cost_of` counts the network that choices name, fast: it is asked for every network."""
-        self._space, self._latency, self._cost_of = space, latency, cost_of
+        """`counts_of` gives the `COUNTS` of networks by their choices, fast: it is asked for every
+        network."""
+        self._space, self._latency, self._counts_of = space, latency, counts_of
 
     def __call__(self, networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
         choices, features, surrogate = self._model
@@ -43,7 +48,7 @@ class PredictedLatency:
         choices = Choices(
             {name: CategoricalDistribution(options) for name, options in space.choices.items()}
         )
-        features = Features(choices, self._counts)
+        features = Features(choices, self._costs)
         rng = random.Random(0)
         drawn = [sample(space, rng) for _ in range(NUM_MEASURED)]
         measured = np.log([self._latency(space.decode(network)) for network in drawn])
@@ -52,6 +57,5 @@ class PredictedLatency:
         scales = fit(parts, networks, measured, certain)
         return choices, features, Surrogate(parts, scales, networks, measured, certain)
 
-    def _counts(self, networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        costs = [self._cost_of(network) for network in networks]
-        return np.array([[cost.macs, cost.params, cost.activations] for cost in costs], float)
+    def _costs(self, networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        return self._counts_of(networks)[:, _COLUMNS]

@@ -14,16 +14,15 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from nas.cli import UserError, load_function
 from nas.costs.latency import Latency
-from nas.costs.metrics import METRICS, Counted
+from nas.costs.metrics import Counted
 from nas.costs.objective import Objective
 from nas.costs.predicted import PredictedLatency
 from nas.samplers.controller import ControllerSampler
 from nas.samplers.evolution import RegularizedEvolutionSampler
 from nas.samplers.guided import ModelGuidedSampler
 from nas.samplers.seeding import OrderedNSGAIISampler, PerTrial
-from search_spaces.capacity import capacity
-from search_spaces.cost import count
-from search_spaces.spaces import Counts, Space
+from search_spaces.counts import COUNTS, counts
+from search_spaces.spaces import Space
 
 TPE_STARTUP_TRIALS = 10
 
@@ -69,39 +68,35 @@ def known_costs(
     A latency is measured on a few networks of the space, and predicted for the others.
     """
     space, metric = problem.space, problem.objective.metric
-    counted = [m for m in (METRICS["macs"], METRICS["params"]) if isinstance(m, Counted)]
+    columns = ["macs", "params", "channels", "log_fan_in"]
     if isinstance(metric, Counted):
-        counted = [metric, *(m for m in counted if m.name != metric.name)]
+        columns = [metric.name, *(name for name in columns if name != metric.name)]
+    chosen = [COUNTS.index(name) for name in columns]
     counts_of = space.counts if isinstance(space, Counting) else partial(_counts_by_decoding, space)
-    latency = None
-    if isinstance(metric, Latency):
-        latency = PredictedLatency(space, metric, lambda network: counts_of(network).cost)
+    latency = PredictedLatency(space, metric, counts_of) if isinstance(metric, Latency) else None
 
     def costs(networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        found = [counts_of(network) for network in networks]
-        columns = [[float(m.of(cost)) for cost, _ in found] for m in counted]
-        columns.append([float(shape.channels) for _, shape in found])
-        columns.append([shape.log_fan_in for _, shape in found])
+        counted = counts_of(networks)[:, chosen]
         if latency is not None:
-            columns.insert(0, latency(networks).tolist())
-        elif not isinstance(metric, Counted):
-            columns.insert(0, [metric(space.decode(network)) for network in networks])
-        return np.array(columns).T
+            return np.column_stack([latency(networks), counted])
+        if not isinstance(metric, Counted):
+            own = [metric(space.decode(network)) for network in networks]
+            return np.column_stack([own, counted])
+        return counted
 
     return costs
 
 
-def _counts_by_decoding(space: Space, choices: Mapping[str, Any]) -> Counts:
-    network = space.decode(choices)
-    return Counts(count(network), capacity(network))
+def _counts_by_decoding(space: Space, networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return counts(map(space.decode, networks))
 
 
 @runtime_checkable
 class Counting(Protocol):
     """A space that counts networks without building them, as `FactorizedSpace` does."""
 
-    def counts(self, choices: Mapping[str, Any]) -> Counts:
-        """`count` and `capacity` of the network that the choices name."""
+    def counts(self, networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """`COUNTS` of the networks that the choices name, (networks, 5)."""
         ...
 
 
