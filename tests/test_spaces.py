@@ -160,15 +160,18 @@ FIXED = replace(PLAIN, width_factors=(1.0,))
 def test_what_choices_cost_and_can_is_what_their_network_does(
     space: FactorizedSpace, data: st.DataObject
 ) -> None:
-    choices = {k: data.draw(st.sampled_from(options)) for k, options in space.choices.items()}
-    network = space.decode(choices)
-    expected, able = count(network), capacity(network)
-    (found,) = space.counts([choices]).tolist()
-    assert found[:4] == [*astuple(expected), able.channels]
-    assert found[4] == pytest.approx(able.log_fan_in)
-    assert space.cost(choices) == expected
-    assert space.cost(dict(reversed(choices.items()))) == expected
-    assert pickle.loads(pickle.dumps(space)).cost(choices) == expected
+    drawn = st.fixed_dictionaries({k: st.sampled_from(o) for k, o in space.choices.items()})
+    several = data.draw(st.lists(drawn, min_size=1, max_size=4))
+    found = space.counts(several)
+    assert found.shape == (len(several), 5)
+    for choices, row in zip(several, found.tolist(), strict=True):
+        network = space.decode(choices)
+        expected, able = count(network), capacity(network)
+        assert row[:4] == [*astuple(expected), able.channels]
+        assert row[4] == pytest.approx(able.log_fan_in)
+        assert space.cost(choices) == expected
+        assert space.cost(dict(reversed(choices.items()))) == expected
+        assert pickle.loads(pickle.dumps(space)).cost(choices) == expected
 
 
 def test_costs_of_what_are_no_choices_are_refused() -> None:
@@ -182,6 +185,8 @@ def test_costs_of_what_are_no_choices_are_refused() -> None:
     del choices["block1.op"]
     with pytest.raises(ValueError, match=r"has other choices: block1\.op"):
         space.cost(choices)
+    with pytest.raises(ValueError, match=r"has other choices: block1\.op, block9\.op"):
+        space.cost({**choices, "block9.op": "mbconv6"})
 
 
 def test_samples_are_reproducible_and_spread() -> None:
