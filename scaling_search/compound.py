@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from search_spaces.architecture import MAX_BLOCKS, Stage
+from search_spaces.architecture import MAX_BLOCKS, Architecture, Stage
 from search_spaces.builder import AnyNetwork, BuiltNetwork
 from search_spaces.rounding import Rounding, round_width
 
@@ -203,6 +203,18 @@ def default_rounding(architecture: AnyNetwork, phi: float) -> Rounding:
     """
     depth = "ceil" if phi >= 0 else "round"
     return Rounding.for_base(architecture.resolution, architecture.widths, depth)
+
+
+def finer_roundings(network: AnyNetwork, rounding: Rounding) -> dict[str, Rounding]:
+    """By their flags: the roundings that leave smaller gaps, the one of repeats first. A user's
+    builder has its own way with repeats, and one pixel is the smallest step."""
+    finer = {}
+    if rounding.depth == "ceil" and isinstance(network, Architecture):
+        finer["--depth-rounding round"] = replace(rounding, depth="round")
+    if rounding.resolution_divisor > 1:
+        step = rounding.resolution_divisor // 2
+        finer[f"--resolution-step {step}"] = replace(rounding, resolution_divisor=step)
+    return finer
 
 
 def scale_resolution(resolution: int, factor: float, rounding: Rounding) -> int:

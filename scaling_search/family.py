@@ -132,8 +132,10 @@ def _report(settings: Settings, family: _Family, table: pd.DataFrame) -> str:
         compared = implied_table(family.base, family.coefficients)
         texts.append(implied_text(compared, family.coefficients))
     texts.append(tinynet_text(family.members, table))
-    if metric is not None and (message := off_target(family.members, metric)):
-        warn(message)
+    if metric is not None:
+        message = off_target(family.members, metric, family.base, settings.steps)
+        if message:
+            warn(message)
     if same := table["name"][table.duplicated("digest", keep=False)].tolist():
         warn(f"{', '.join(same)}: some of these are one network, by rounding; see their digests.")
     return "\n\n".join(text for text in texts if text is not None)

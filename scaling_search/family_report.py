@@ -7,7 +7,13 @@ import pandas as pd
 from tabulate import tabulate
 
 from nas.costs.metrics import Metric
-from scaling_search.compound import DROPOUT_PER_PHI, MAX_DROPOUT, Coefficients, default_rounding
+from scaling_search.compound import (
+    DROPOUT_PER_PHI,
+    MAX_DROPOUT,
+    Coefficients,
+    default_rounding,
+    finer_roundings,
+)
 from scaling_search.members import Member, Steps
 from scaling_search.released import PAPER, TINYNETS, nearest_tinynet, tinynet_ratios
 from scaling_search.shares import AXES
@@ -106,16 +112,19 @@ def tinynet_text(members: Sequence[Member], table: pd.DataFrame) -> str | None:
     )
 
 
-def off_target(members: Sequence[Member], metric: Metric) -> str | None:
+def off_target(
+    members: Sequence[Member], metric: Metric, base: AnyNetwork, steps: Steps
+) -> str | None:
     """A warning for members that rounding keeps away from their target; None: there are none."""
     far = [m for m in members if m.solved is not None and abs(m.solved.ratio - 1) > _OFF]
     if not far:
         return None
     names = ", ".join(f"{m.name} ({m.solved.ratio - 1:+.0%})" for m in far if m.solved is not None)
+    roundings = (steps.rounding(default_rounding(base, member.phi)) for member in far)
+    flags = dict.fromkeys(flag for one in roundings for flag in finer_roundings(base, one))
     return (
         f"{names}: over {_OFF:.0%} from the target in {metric.unit}. Whole blocks, widths and "
-        "pixels leave gaps; --depth-rounding round and a smaller --resolution-step leave smaller "
-        "ones, and so does a deeper baseline."
+        f"pixels leave gaps, smaller ones with {', '.join([*flags, 'a deeper baseline'])}."
     )
 
 

@@ -14,7 +14,7 @@ from nas.search.options import CARRIED_OVER
 from nas.search.session import run_session
 from nas.untrusted import csv_text
 from scaling_search.candidates import Candidate
-from scaling_search.compound import Coefficients
+from scaling_search.compound import Coefficients, finer_roundings
 from scaling_search.grid_plan import Plan, prepare
 from scaling_search.options import ScalingOptions
 from scaling_search.triples import COEFFICIENTS, Selection
@@ -182,7 +182,8 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
         raise UserError(f"Time was up (--hours) before a training gave an accuracy{failed}.")
     baseline = {"name": plan.base.name, "digest": plan.base.digest}
     left_out = plan.found - len(plan.candidates)
-    advice = remedies(fit, settings.ratio, left_out)
+    finer = tuple(finer_roundings(plan.base, plan.rounding))
+    advice = remedies(fit, settings.ratio, left_out, finer)
     made = content(fit, baseline, _evidence(plan, trained), advice, settings.ratio)
     folder.write("constants.json", to_json(made))
     folder.write("grid.csv", csv_text(grid_frame(fit)))
@@ -191,7 +192,7 @@ def _conclude(plan: Plan, folder: "RunFolder", trained: Trained, _: list[str]) -
     for line in _notes(plan, trained):
         print(f"note    {line}")
     majority = plan.task.majority if plan.task.training else None
-    for line in summary(fit, majority, settings.ratio, left_out):
+    for line in summary(fit, majority, settings.ratio, left_out, finer):
         print(line)
     print(f"wrote   {folder.path}/constants.json, grid.csv, grid.png, trials.csv")
     if more := more_trainings(fit):

@@ -1,7 +1,7 @@
 """What a grid says at its end: the verdict in words, and a plot on the triangle of shares."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import cycle
 
@@ -25,7 +25,13 @@ _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 """Where depth, width and resolution alone are drawn."""
 
 
-def summary(fit: Fit, majority: float | None, ratio: float, left_out: int = 0) -> list[str]:
+def summary(
+    fit: Fit,
+    majority: float | None,
+    ratio: float,
+    left_out: int = 0,
+    finer: Sequence[str] = (),
+) -> list[str]:
     """Lines for the terminal: the constants, their intervals, and what is left open.
 
     Args:
@@ -33,6 +39,7 @@ def summary(fit: Fit, majority: float | None, ratio: float, left_out: int = 0) -
         majority: Accuracy of always answering the largest class; None: not known.
         ratio: Cost of the candidates over the base's.
         left_out: Networks of the grid that are no candidates, for there would be too many.
+        finer: Flags that make rounding finer.
     """
     best = fit.best
     lines = [
@@ -58,7 +65,7 @@ def summary(fit: Fit, majority: float | None, ratio: float, left_out: int = 0) -
     lines.append(
         f"result  {choice.coefficients} for every doubling of {what} ({_SOURCES[choice.source]})"
     )
-    return lines + [f"remedy  {remedy}" for remedy in remedies(fit, ratio, left_out)]
+    return lines + [f"remedy  {remedy}" for remedy in remedies(fit, ratio, left_out, finer)]
 
 
 _SOURCES = {
@@ -68,7 +75,7 @@ _SOURCES = {
 }
 
 
-def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
+def remedies(fit: Fit, ratio: float, left_out: int = 0, finer: Sequence[str] = ()) -> list[str]:
     """What would resolve more, with numbers; empty if nothing is needed. As for `summary`."""
     further = f"--ratio {2 * ratio:g}"
     more_networks = f"--candidates 0 ({left_out} more), " if left_out else ""
@@ -82,8 +89,8 @@ def remedies(fit: Fit, ratio: float, left_out: int = 0) -> list[str]:
         suffice = len(fit.standings) + left_out >= MIN_FOR_QUADRATIC
         found.append(
             f"a surface needs {MIN_FOR_QUADRATIC} networks of different shares, and there are "
-            f"{len(fit.standings)}: {more_networks * suffice}a smaller --step, "
-            f"--depth-rounding round, or {further}"
+            f"{len(fit.standings)}: {more_networks * suffice}"
+            f"{', '.join(['a smaller --step', *finer])}, or {further}"
         )
     if fit.patternless:
         found.append(

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from nas.costs.metrics import MACS
-from scaling_search.compound import Coefficients, default_rounding, scale
+from scaling_search.compound import Coefficients, default_rounding, finer_roundings, scale
 from scaling_search.shares import AXES
 from scaling_search.steps import along, reach
 from scaling_search.triples import COEFFICIENTS, Grid
@@ -162,14 +162,11 @@ def _problem(name: str, now: Coverage, base: AnyNetwork) -> str:
 
 
 def _remedies(base: AnyNetwork, axis: str, grid: Grid, rounding: Rounding) -> str:
-    tried: list[tuple[str, Coverage]] = []
-    if axis == "depth" and rounding.depth == "ceil" and isinstance(base, Architecture):
-        finer = replace(rounding, depth="round")
-        tried.append(("--depth-rounding round", _coverage(base, axis, grid, finer)))
-    if axis == "resolution" and rounding.resolution_divisor > 1:
-        step = rounding.resolution_divisor // 2
-        finer = replace(rounding, resolution_divisor=step)
-        tried.append((f"--resolution-step {step}", _coverage(base, axis, grid, finer)))
+    tried = [
+        (flag, _coverage(base, axis, grid, finer))
+        for flag, finer in finer_roundings(base, rounding).items()
+        if flag.startswith(f"--{axis}")
+    ]
     for factor in (2, 4):
         wider = replace(grid, target=factor * grid.target)
         larger = _coverage(base, axis, wider, rounding)

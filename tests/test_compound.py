@@ -12,6 +12,7 @@ from scaling_search.compound import (
     Coefficients,
     ScalingError,
     default_rounding,
+    finer_roundings,
     member_name,
     scale,
     scale_by,
@@ -19,6 +20,7 @@ from scaling_search.compound import (
 )
 from scaling_search.released import PAPER, release
 from search_spaces.architecture import Architecture, Stage
+from search_spaces.builder import base_of_builder
 from search_spaces.cost import count
 from search_spaces.ops import Bottleneck
 from search_spaces.rounding import Rounding
@@ -143,6 +145,16 @@ def test_no_network_without_head_gets_one(base: Architecture, width: float) -> N
 def test_factors_of_one_leave_everything_as_it_is(base: Architecture, rounding: Rounding) -> None:
     same = scale_by(base, depth=1, width=1, resolution=base.resolution, rounding=rounding)
     assert same == base
+
+
+def test_only_what_is_finer_is_called_so() -> None:
+    base, builder = efficientnet_b0(), base_of_builder("tests.builders:plain", 16)
+    assert finer_roundings(base, Rounding()) == {
+        "--depth-rounding round": Rounding(depth="round"),
+        "--resolution-step 4": Rounding(resolution_divisor=4),
+    }
+    assert finer_roundings(base, Rounding(depth="round", resolution_divisor=1)) == {}
+    assert list(finer_roundings(builder, Rounding())) == ["--resolution-step 4"]
 
 
 def test_ceil_is_guarded_against_float_drift() -> None:

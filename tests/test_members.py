@@ -92,7 +92,13 @@ def test_steps_are_checked() -> None:
 
 def test_only_what_is_worth_a_word_is_said() -> None:
     near = [member_for(B0, PAPER, 860e6, MACS, Steps())]
-    assert off_target(near, MACS) is None
+    assert off_target(near, MACS, B0, Steps()) is None
     assert tinynet_text(near, family_table(near, count(B0).macs)) is None
     far = [*near, member_for(B0, PAPER, 500e6, MACS, Steps())]
-    assert (off_target(far, MACS) or "").startswith("B500M (+14%): over 5% from the target in mul")
+    words = off_target(far, MACS, B0, Steps()) or ""
+    assert words.startswith("B500M (+14%): over 5% from the target in multiply-adds. Whole")
+    assert words.endswith(" with --depth-rounding round, --resolution-step 4, a deeper baseline.")
+    finest = Steps(depth="round", resolution=1)
+    far = [member_for(B0, PAPER, 420e6, MACS, finest)]
+    words = off_target(far, MACS, B0, finest) or ""
+    assert words.endswith("pixels leave gaps, smaller ones with a deeper baseline.")

@@ -76,12 +76,12 @@ def test_few_networks_and_one_seed_say_what_is_missing() -> None:
 
 def test_networks_that_were_left_out_are_the_first_remedy() -> None:
     few = _fit(0.001, networks=4)
-    (remedy,) = remedies(few, 4.0, left_out=37)
+    (remedy,) = remedies(few, 4.0, left_out=37, finer=("--resolution-step 4",))
     assert remedy.endswith(
-        "and there are 4: --candidates 0 (37 more), a smaller --step, --depth-rounding round, or "
+        "and there are 4: --candidates 0 (37 more), a smaller --step, --resolution-step 4, or "
         "--ratio 8"
     )
-    assert f"remedy  {remedy}" in summary(few, None, 4.0, left_out=37)
+    assert f"remedy  {remedy}" in summary(few, None, 4.0, 37, ("--resolution-step 4",))
     assert "--candidates" not in "".join(remedies(few, 4.0))
     assert "--candidates" not in "".join(remedies(few, 4.0, left_out=4))  # 8 do not suffice
 
