@@ -249,25 +249,41 @@ class Architecture:
 
 def units(architecture: Architecture) -> Iterator[Unit]:
     """The one walk: stem, blocks, head and classifier in the order of computation."""
-    stem = architecture.stem
-    channels, size = architecture.in_channels, architecture.resolution
-    layers: NamedLayers = (("conv", Conv(channels, stem.width, stem.kernel, stem.stride)),)
-    channels = stem.width
-    if stem.pool:
-        layers = (*layers, ("pool", Pool("max", channels, channels, stride=2)))
-    unit = Unit("stem", Plan(layers, None), size)
+    unit = stem_unit(architecture)
     yield unit
-    size = unit.out_size
-
+    channels, size = architecture.stem.width, unit.out_size
     depth, index = architecture.num_blocks, 0
     for i, stage in enumerate(architecture.stages):
-        for j in range(stage.repeats):
-            plan = stage.block.plan(channels, stage.width, stage.stride if j == 0 else 1)
-            drop = architecture.drop_path * index / depth if plan.shortcut is not None else 0.0
-            unit = Unit(f"stages.{i}.{j}", plan, size, drop)
-            yield unit
+        for unit in stage_units(i, stage, channels, size):
+            drop = architecture.drop_path * index / depth if unit.plan.shortcut is not None else 0.0
+            yield unit._replace(drop_path=drop)
             channels, size, index = stage.width, unit.out_size, index + 1
+    yield from head_units(architecture, channels, size)
 
+
+def stem_unit(architecture: Architecture) -> Unit:
+    """The first unit of the walk."""
+    stem, channels = architecture.stem, architecture.in_channels
+    layers: NamedLayers = (("conv", Conv(channels, stem.width, stem.kernel, stem.stride)),)
+    if stem.pool:
+        layers = (*layers, ("pool", Pool("max", stem.width, stem.width, stride=2)))
+    return Unit("stem", Plan(layers, None), architecture.resolution)
+
+
+def stage_units(place: int, stage: Stage, in_channels: int, in_size: int) -> Iterator[Unit]:
+    """The blocks of the stage at a place, counted from 0; without `drop_path`, which depends on the
+    blocks before and after."""
+    channels, size = in_channels, in_size
+    for j in range(stage.repeats):
+        plan = stage.block.plan(channels, stage.width, stage.stride if j == 0 else 1)
+        unit = Unit(f"stages.{place}.{j}", plan, size)
+        yield unit
+        channels, size = stage.width, unit.out_size
+
+
+def head_units(architecture: Architecture, in_channels: int, size: int) -> Iterator[Unit]:
+    """Head, if there is one, and classifier."""
+    channels = in_channels
     if architecture.head_width:
         head: NamedLayers = (("conv", Conv(channels, architecture.head_width)),)
         yield Unit("head", Plan(head, None), size)

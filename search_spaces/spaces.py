@@ -17,7 +17,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from search_spaces.adapt import adapt_resolution, fit_multiplier, scale_widths
-from search_spaces.architecture import Activation, Architecture, Stage, Unit, units_by_stage
+from search_spaces.architecture import (
+    Activation,
+    Architecture,
+    Stage,
+    Unit,
+    head_units,
+    stage_units,
+    stem_unit,
+    units_by_stage,
+)
 from search_spaces.cost import Cost, count
 from search_spaces.counts import COUNTS, KnownBlocks, row_of
 from search_spaces.ops import MBConv, Op, PlainConv
@@ -124,7 +133,7 @@ class FactorizedSpace:
         return replace(network, name=f"{self.name}-{network.digest}")
 
     def _check(self, choices: Choices) -> None:
-        options = self.choices
+        options = self._all_choices
         if unknown := set(choices) ^ set(options):
             raise ValueError(f"Space {self.name!r} has other choices: {', '.join(sorted(unknown))}")
         for name, value in choices.items():
@@ -133,12 +142,8 @@ class FactorizedSpace:
 
     def _network(self, choices: Choices) -> Architecture:
         """As `decode`, without its name."""
-        stages = tuple(
-            self._stage(stage, {name: self._chosen(choices, i, name) for name in self._decisions})
-            for i, stage in enumerate(self.reference.stages, start=1)
-        )
-        sized = scale_widths(self.reference, self.base_width, self.width_divisor)
-        return replace(sized, stages=stages)
+        stages = tuple(self._chosen(choices, place) for place in range(len(self.reference.stages)))
+        return replace(self._sized, stages=stages)
 
     def encode(self, architecture: Architecture) -> dict[str, Choice]:
         """Choices that name the network (the first, where several do).
@@ -194,23 +199,33 @@ class FactorizedSpace:
         return counts
 
     def _learn(self, networks: Sequence[Choices], keys: Sequence[Sequence[Hashable]]) -> None:
-        """The counts of blocks not seen before; with the stem for the first, the head for the
-        last."""
-        new = [known.new(of_block) for known, of_block in zip(self._known, keys, strict=True)]
-        walks = {
-            i: self._blocks(networks[i])
-            for i in sorted({i for of_block in new for i in of_block.values()})
-        }
-        for place, (known, of_block) in enumerate(zip(self._known, new, strict=True)):
-            if of_block:
-                known.learn({key: row_of(walks[i][place]) for key, i in of_block.items()})
+        """The counts of blocks not seen before."""
+        for place, (known, of_block) in enumerate(zip(self._known, keys, strict=True)):
+            if new := known.new(of_block):
+                blocks = {key: self._block(networks[i], place) for key, i in new.items()}
+                known.learn({key: row_of(block) for key, block in blocks.items()})
 
-    def _blocks(self, choices: Choices) -> list[list[Unit]]:
+    def _block(self, choices: Choices, place: int) -> list[Unit]:
+        """What a block is made of; with the stem for the first, the head for the last."""
         self._check(choices)
-        stem, *blocks, head = units_by_stage(self._network(choices))
-        blocks[0] = stem + blocks[0]
-        blocks[-1] = blocks[-1] + head
-        return blocks
+        sized, stage = self._sized, self._chosen(choices, place)
+        before = sized.stem.width if place == 0 else self._chosen(choices, place - 1).width
+        units = list(stage_units(place, stage, before, self._sizes[place]))
+        stem = [stem_unit(sized)] if place == 0 else []
+        last = place == len(self.reference.stages) - 1
+        head = head_units(sized, stage.width, units[-1].out_size) if last else ()
+        return [*stem, *units, *head]
+
+    @functools.cached_property
+    def _sized(self) -> Architecture:
+        """Has the stem and the head of every network."""
+        return scale_widths(self.reference, self.base_width, self.width_divisor)
+
+    @functools.cached_property
+    def _sizes(self) -> list[int]:
+        """Of the input of every block, in pixels; strides are not chosen."""
+        _, *blocks, _ = units_by_stage(self.reference)
+        return [block[0].in_size for block in blocks]
 
     @functools.cached_property
     def _known(self) -> list[KnownBlocks]:
@@ -242,8 +257,13 @@ class FactorizedSpace:
             "layers": self.depth_changes,
         }
 
-    def _chosen(self, choices: Choices, block: int, decision: str) -> Any:
-        return choices.get(f"block{block}.{decision}", self._decisions[decision][0])
+    def _chosen(self, choices: Choices, place: int) -> Stage:
+        """The stage at a place, counted from 0."""
+        choice = {
+            decision: choices.get(f"block{place + 1}.{decision}", options[0])
+            for decision, options in self._decisions.items()
+        }
+        return self._stage(self.reference.stages[place], choice)
 
     def _width(self, reference: float) -> int:
         return round_width(reference * self.base_width, self.width_divisor)
