@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from nas.costs.latency import Latency
+from nas.costs.metrics import Counted
 from nas.costs.objective import ParetoObjective
 from nas.costs.predicted import NUM_MEASURED, PredictedLatency
 from nas.search.strategies import Problem, known_costs
@@ -100,6 +101,16 @@ def test_the_known_costs_of_a_search_by_latency(latency: KnownLatency, factorize
     assert found[:, 4] == pytest.approx([shape.log_fan_in for shape in able])
     predicted = PredictedLatency(SPACE, latency, SPACE.counts)
     assert found[:, 0] == pytest.approx(predicted(networks))
+
+
+def test_a_cost_made_of_counts_is_known_too() -> None:
+    """Such as the one of CONTRIBUTING."""
+    traffic = Counted(name="traffic", unit="elements", of=lambda c: c.params + c.activations)
+    problem = Problem(space=SPACE, objective=ParetoObjective(traffic), seed=0)
+    networks = _networks(5)
+    counted = [count(SPACE.decode(network)) for network in networks]
+    expected = [[c.params + c.activations, c.macs, c.params] for c in counted]
+    assert known_costs(problem)(networks)[:, :3].tolist() == expected
 
 
 class Slow:

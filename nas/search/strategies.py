@@ -21,6 +21,7 @@ from nas.samplers.controller import ControllerSampler
 from nas.samplers.evolution import RegularizedEvolutionSampler
 from nas.samplers.guided import ModelGuidedSampler
 from nas.samplers.seeding import OrderedNSGAIISampler, PerTrial
+from search_spaces.cost import Cost
 from search_spaces.counts import COUNTS, counts
 from search_spaces.spaces import Space
 
@@ -68,21 +69,22 @@ def known_costs(
     A latency is measured on a few networks of the space, and predicted for the others.
     """
     space, metric = problem.space, problem.objective.metric
-    columns = ["macs", "params", "channels", "log_fan_in"]
-    if isinstance(metric, Counted):
-        columns = [metric.name, *(name for name in columns if name != metric.name)]
-    chosen = [COUNTS.index(name) for name in columns]
+    others = ("macs", "params", "channels", "log_fan_in")
+    columns = [COUNTS.index(name) for name in others if name != metric.name]
     counts_of = space.counts if isinstance(space, Counting) else partial(_counts_by_decoding, space)
     latency = PredictedLatency(space, metric, counts_of) if isinstance(metric, Latency) else None
 
     def costs(networks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        counted = counts_of(networks)[:, chosen]
+        counted = counts_of(networks)
         if latency is not None:
-            return np.column_stack([latency(networks), counted])
-        if not isinstance(metric, Counted):
+            own = latency(networks)
+        elif not isinstance(metric, Counted):
             own = [metric(space.decode(network)) for network in networks]
-            return np.column_stack([own, counted])
-        return counted
+        elif metric.name in COUNTS:
+            own = counted[:, COUNTS.index(metric.name)]
+        else:
+            own = [metric.of(Cost(*map(int, row[:3]))) for row in counted.tolist()]
+        return np.column_stack([own, counted[:, columns]])
 
     return costs
 
