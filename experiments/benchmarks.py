@@ -151,7 +151,7 @@ class _TableSpace:
 
     def cost(self, choices: Choices) -> Cost:
         """The benchmark's own, which counts more than convolutions and classifier."""
-        params, macs, *_ = self._row(choices)
+        params, macs, *_ = self._sums(self._blocks(choices))
         return Cost(params=round(params), macs=round(macs))
 
     def counts(self, networks: Sequence[Choices]) -> np.ndarray:

@@ -244,6 +244,7 @@ class FactorizedSpace:
 
     @functools.cached_property
     def _all_choices(self) -> dict[str, tuple[Choice, ...]]:
+        """`choices`, made once; of the protocol's property itself pyright allows no caching."""
         return self.choices
 
     @property
